@@ -1,0 +1,50 @@
+# One target per check, the same on a desk and in CI. Everything lives in .venv; nothing else is touched.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test test-slow lint types bench docs clean
+
+demo: $(VENV)/.base  ## evaluate the reference policies on the embedded Azure-like hour
+	$(BIN)/python scripts/evaluate.py out=results/demo
+	$(BIN)/python scripts/evaluate.py scenario=steady scenario.load=0.9 out=results/demo-steady
+
+test: $(VENV)/.dev lint types  ## everything that must hold, in a few minutes
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev  ## the long checks: many random cases, long simulations, mutations
+	$(BIN)/python -m pytest -m slow
+	$(BIN)/python scripts/mutation_check.py
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+bench: $(VENV)/.base  ## speed against the bars
+	$(BIN)/python scripts/benchmark.py
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "PecGym needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e ".[dev,calibrate]"
+	@touch $@ $(VENV)/.base
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e ".[docs]"
+	@touch $@ $(VENV)/.base
+
+clean:
+	rm -rf $(VENV) build dist results outputs site .pytest_cache .mypy_cache .ruff_cache
