@@ -1,0 +1,96 @@
+"""Strict YAML: a file either matches its dataclass key by key and type by type, or it is refused with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from pecgym.errors import PecGymError
+
+T = TypeVar("T")
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def find_yaml(folder: str, name_or_path: str | Path, error: type[PecGymError], how_to_make: str = "") -> Path:
+    """The file of a packaged name (`a100-80gb`) or of a path (anything that ends in .yaml or .yml).
+
+    Raises `error` with the list of packaged names when there is no such file.
+    """
+    text = str(name_or_path)
+    is_path = text.endswith((".yaml", ".yml"))
+    path = Path(text) if is_path else PACKAGE / folder / f"{text}.yaml"
+    if path.is_file():
+        return path
+    names = ", ".join(packaged_names(folder))
+    kind = folder.removesuffix("s")
+    missing = f"no {kind} file {text!r}" if is_path else f"no {kind} named {text!r}"
+    hint = f". {how_to_make}" if how_to_make else ", or give the path of your own .yaml file"
+    raise error(f"{missing}; shipped {folder}: {names}{hint}")
+
+
+def packaged_names(folder: str) -> list[str]:
+    """Names of the YAML files that ship in `folder`, sorted."""
+    return sorted(path.stem for path in (PACKAGE / folder).glob("*.yaml"))
+
+
+def load_strict(schema: type[T], path: Path, error: type[PecGymError]) -> T:
+    """Read `path` into the dataclass `schema`.
+
+    Raises `error`, naming file and key, for bad YAML, an unknown key (with the valid ones), a missing key, a value of
+    the wrong type (a quoted number counts as wrong) or one that the dataclass itself refuses.
+    """
+    try:
+        given = OmegaConf.load(path)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: not readable as YAML: {problem}") from problem
+    if not isinstance(given, DictConfig):
+        raise error(f"{path}: expected a mapping of keys to values; see {PACKAGE.name}/*/*.yaml for examples")
+    blank = OmegaConf.structured(schema)
+    try:
+        merged = OmegaConf.merge(blank, given)
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            raise error(f"{path}: missing key{'s' if len(missing) > 1 else ''} {', '.join(missing)}; add them")
+        loaded: Any = OmegaConf.to_object(merged)
+    except ConfigKeyError as problem:
+        key = problem.full_key or str(problem.key)
+        raise error(f"{path}: unknown key {key!r}; valid keys here: {', '.join(_siblings(schema, key))}") from problem
+    except ValidationError as problem:
+        reason = str(problem.msg).splitlines()[0]
+        raise error(f"{path}: key {problem.full_key!r} has a value of the wrong type: {reason}") from problem
+    except OmegaConfBaseException as problem:
+        raise error(f"{path}: {str(problem).splitlines()[0]}") from problem
+    except PecGymError as problem:
+        raise error(str(problem) if str(path) in str(problem) else f"{path}: {problem}") from problem
+    _refuse_converted(OmegaConf.to_container(given), loaded, path, "", error)
+    return loaded  # type: ignore[no-any-return]
+
+
+def _siblings(schema: type[Any], full_key: str) -> list[str]:
+    """Valid keys at the place of `full_key`: the fields of the dataclass that holds it."""
+    holder: Any = schema
+    for part in full_key.split(".")[:-1]:
+        kind = get_type_hints(holder)[part] if is_dataclass(holder) else get_args(holder)[-1]
+        holder = next((each for each in get_args(kind) if is_dataclass(each) and get_origin(kind) is not dict), kind)
+    return [each.name for each in fields(holder)] if is_dataclass(holder) else []
+
+
+def _refuse_converted(raw: Any, loaded: Any, path: Path, where: str, error: type[PecGymError]) -> None:
+    """Refuse text and booleans that OmegaConf turned into numbers on its own."""
+    if isinstance(raw, dict):
+        for key, value in raw.items():
+            inner = getattr(loaded, str(key)) if is_dataclass(loaded) else loaded[key]
+            _refuse_converted(value, inner, path, f"{where}.{key}".lstrip("."), error)
+    elif isinstance(raw, list):
+        for index, (value, inner) in enumerate(zip(raw, loaded, strict=True)):
+            _refuse_converted(value, inner, path, f"{where}[{index}]", error)
+    elif isinstance(raw, str | bool) and isinstance(loaded, int | float) and type(raw) is not type(loaded):
+        raise error(f"{path}: key {where!r} has the value {raw!r} where a number belongs; write it without quotes")
+    elif isinstance(loaded, str) and not isinstance(raw, str):
+        raise error(f"{path}: key {where!r} has the value {raw!r} where text belongs; put it in quotes")
