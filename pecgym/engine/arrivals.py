@@ -1,0 +1,92 @@
+"""Rows of the workload become requests: by the trace's clock, or by users who ask again once answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pecgym.engine.compiled import rule, separate_rule
+from pecgym.engine.queues import queue_pop, queue_push
+from pecgym.engine.residents import order_key
+from pecgym.engine.state import NEVER_PS, NONE, State
+
+
+@rule
+def next_arrival_ps(state: State) -> int:
+    """When the next request arrives; NEVER_PS if none is known."""
+    cluster = state.cluster[0]
+    if cluster.closed_loop == 1:
+        return NEVER_PS if cluster.thinking == NONE else state.requests[cluster.thinking].arrival_ps
+    return NEVER_PS if cluster.next_row >= cluster.n_rows else state.trace[cluster.next_row].arrival_ps
+
+
+@rule
+def has_room(state: State) -> bool:
+    """Whether one more request may enter: a free slot, and a log row for everyone who is in."""
+    cluster = state.cluster[0]
+    return cluster.n_free > 0 and len(state.log) - cluster.n_logged > cluster.n_live
+
+
+@rule
+def take_row(state: State, arrival_ps: int) -> int:
+    """Makes a request of the workload's next row; returns its slot."""
+    cluster = state.cluster[0]
+    row = state.trace[cluster.next_row]
+    cluster.n_free -= 1
+    cluster.n_live += 1
+    slot = state.free_slots[cluster.n_free]
+    request = state.requests[slot]
+    request.row = cluster.row_offset + cluster.next_row
+    request.arrival_ps = arrival_ps
+    request.input_tokens = row.input_tokens
+    request.output_tokens = row.output_tokens
+    request.rank_tokens = row.rank_tokens
+    request.placed_ps = NONE
+    request.start_ps = NONE
+    request.first_token_ps = NONE
+    request.replica = NONE
+    request.prompt_tokens = row.input_tokens
+    request.computed_tokens = 0
+    request.emitted_tokens = 0
+    request.chunk_tokens = 0
+    request.decoding = 0
+    request.swapped = 0
+    request.reserved_tokens = 0
+    request.evictions = 0
+    request.recomputed_tokens = 0
+    cluster.next_row += 1
+    return slot
+
+
+@separate_rule
+def next_user_request(state: State) -> None:
+    """Closed loop: the user who was just answered thinks, then sends the workload's next row, if any is left."""
+    cluster = state.cluster[0]
+    if cluster.next_row < cluster.n_rows:
+        slot = take_row(state, cluster.now_ps + cluster.think_ps)
+        request = state.requests[slot]
+        cluster.thinking = queue_push(state.requests, cluster.thinking, slot, request.arrival_ps, request.row)
+
+
+@rule
+def arrive(state: State) -> None:
+    """The next request arrives and joins the global queue, in the policy's order."""
+    cluster = state.cluster[0]
+    if cluster.closed_loop == 1:
+        slot = cluster.thinking
+        cluster.thinking = queue_pop(state.requests, slot)
+    else:
+        slot = take_row(state, state.trace[cluster.next_row].arrival_ps)
+    cluster.sequence += 1
+    key = order_key(state.settings[0].global_order, state.requests[slot], 0)
+    cluster.queue = queue_push(state.requests, cluster.queue, slot, key, cluster.sequence)
+    cluster.n_queued += 1
+    cluster.changed = 1
+
+
+def first_user_requests(state: State, starts_ps: Any) -> None:
+    """Closed loop: user u sends the workload's row u at starts_ps[u]. starts_ps: int64[users]."""
+    cluster = state.cluster[0]
+    for u in range(len(starts_ps)):
+        slot = take_row(state, starts_ps[u])
+        request = state.requests[slot]
+        cluster.thinking = queue_push(state.requests, cluster.thinking, slot, request.arrival_ps, request.row)

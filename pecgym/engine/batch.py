@@ -1,0 +1,297 @@
+"""What a replica runs next, and what happens when it has run: INFERMAX's unified scheduling, and static batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pecgym.engine.arrivals import next_user_request
+from pecgym.engine.compiled import glue, rule, separate_rule
+from pecgym.engine.iteration import advance_decodes, run_ps, start_run
+from pecgym.engine.memory import blocks_of, computed_now, fits, growth_blocks
+from pecgym.engine.residents import (
+    admit,
+    evict,
+    join_decodes,
+    leave,
+    leave_decodes,
+    note_load,
+    order_key,
+    reserve,
+    resume,
+)
+from pecgym.engine.state import (
+    DECODE_FIRST,
+    GATHERING,
+    IDLE,
+    NEVER_PS,
+    NONE,
+    STATIC,
+    VICTIM_FEWEST_COMPUTED,
+    VICTIM_NEWEST,
+    State,
+)
+from pecgym.engine.tournament import update_key
+
+
+@glue
+def compose(state: State, r: int) -> None:
+    """At an iteration boundary of replica r: decides the next iteration and starts it, or leaves the replica idle."""
+    replica = state.replicas[r]
+    if replica.n_requests == 0:
+        _rest(state, r, IDLE, NEVER_PS)
+    elif state.settings[0].batching == STATIC:
+        _compose_static(state, r)
+    else:
+        _compose_continuous(state, r)
+
+
+@rule
+def _rest(state: State, r: int, status: int, until_ps: int) -> None:
+    state.replicas[r].status = status
+    update_key(state.event_ps, state.event_tree, r, until_ps)
+
+
+@separate_rule
+def _compose_continuous(state: State, r: int) -> None:
+    """Displace, resume, then decodes and prefills in the order of groups; without mixing the first group runs alone."""
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    swapped_before = replica.swapped_tokens
+    evictions_before = replica.evictions
+    if settings.preemptive == 1:
+        _displace(state, r)
+    while replica.queue != NONE and state.requests[replica.queue].swapped == 1 and fits(state, r, replica.queue, 1):
+        resume(state, r)
+    if settings.group_order == DECODE_FIRST:
+        _make_room_for_decodes(state, r)
+        with_decodes = replica.n_decodes > 0
+        if settings.mixing == 1 or not with_decodes:
+            budget = settings.max_batch_tokens - replica.n_decodes
+            _schedule_prefills(state, r, budget, 1)
+    else:
+        budget = settings.max_batch_tokens
+        if settings.mixing == 1:
+            budget -= replica.n_decodes
+        scheduled = _schedule_prefills(state, r, budget, 0)
+        with_decodes = settings.mixing == 1 or not scheduled
+        if with_decodes:
+            _make_room_for_decodes(state, r)
+            with_decodes = replica.n_decodes > 0
+    steady = replica.evictions == evictions_before
+    if settings.preemptive == 1 and replica.queue != NONE and fits(state, r, replica.queue, 1):
+        steady = False  # it waits for its turn, and will displace somebody once growing decodes leave it no room
+    start_run(state, r, with_decodes, replica.swapped_tokens - swapped_before, steady)
+
+
+@rule
+def _schedule_prefills(state: State, r: int, budget: int, decode_steps: int) -> bool:
+    """Gives prompt tokens, at most `budget`, to incomplete prompts and then to new requests; says whether to any.
+
+    Nobody overtakes the head of the queue: the first request that does not fit ends the admission, and so does a
+    swapped-out one. decode_steps: 1 if the decodes' next iteration has a claim on memory before new requests.
+    """
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    left = budget
+    for i in range(replica.n_prefills):
+        request = state.requests[state.prefills[r, i]]
+        request.chunk_tokens = _chunk(settings, request.prompt_tokens - request.computed_tokens, left, left == budget)
+        left -= request.chunk_tokens
+    while replica.queue != NONE and left > 0:
+        head = state.requests[replica.queue]
+        chunk = _chunk(settings, head.prompt_tokens, left, left == budget)
+        if chunk == 0 or head.swapped == 1 or not fits(state, r, replica.queue, decode_steps):
+            break
+        admit(state, r)
+        head.chunk_tokens = chunk
+        left -= chunk
+    return left < budget
+
+
+@rule
+def _chunk(settings: Any, wanted: int, left: int, first: bool) -> int:
+    """Prompt tokens that a request may compute in this iteration.
+
+    Chunked: what is left of the token budget, at most chunk_tokens. Whole prompts: all or nothing, except that one
+    longer than max_batch_tokens runs when no other prompt does.
+    """
+    if settings.chunk_tokens > 0:
+        return min(wanted, settings.chunk_tokens, max(left, 0))
+    if wanted <= left or (first and wanted > settings.max_batch_tokens):
+        return wanted
+    return 0
+
+
+@rule
+def _make_room_for_decodes(state: State, r: int) -> None:
+    """Evicts residents until every decode left can take one more token; prompts scheduled in this batch are safe."""
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    while replica.used_blocks + growth_blocks(state, r, 1) > settings.capacity_blocks:
+        _evict_victim(state, r)
+
+
+@separate_rule
+def _evict_victim(state: State, r: int) -> None:
+    """Evicts by the victim rule: newest admitted (NRF), fewest (SRF) or most computed tokens; ties: the newest."""
+    replica = state.replicas[r]
+    rule_kind = state.settings[0].victim
+    best = NONE
+    best_is_decode = False
+    best_rank = 0
+    best_admission = 0
+    for i in range(replica.n_decodes + replica.n_prefills):
+        is_decode = i < replica.n_decodes
+        if is_decode:
+            request = state.requests[state.decodes[r, i].slot]
+            computed = computed_now(replica, request, 0)
+        else:
+            request = state.requests[state.prefills[r, i - replica.n_decodes]]
+            computed = request.computed_tokens
+            if request.chunk_tokens > 0:
+                continue
+        if rule_kind == VICTIM_NEWEST:
+            rank = 0
+        elif rule_kind == VICTIM_FEWEST_COMPUTED:
+            rank = -computed
+        else:
+            rank = computed
+        if best == NONE or rank > best_rank or (rank == best_rank and request.admission > best_admission):
+            best = i if is_decode else i - replica.n_decodes
+            best_is_decode = is_decode
+            best_rank = rank
+            best_admission = request.admission
+    evict(state, r, best, best_is_decode)
+
+
+@separate_rule
+def _displace(state: State, r: int) -> None:
+    """Preemption by order: while the head does not fit, evicts the resident with the largest key above it."""
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    while replica.queue != NONE and not fits(state, r, replica.queue, 1):
+        worst = NONE
+        worst_is_decode = False
+        worst_key = state.requests[replica.queue].key
+        worst_admission = 0
+        for i in range(replica.n_decodes + replica.n_prefills):
+            is_decode = i < replica.n_decodes
+            if is_decode:
+                request = state.requests[state.decodes[r, i].slot]
+                done = computed_now(replica, request, 0) - request.computed_tokens
+            else:
+                request = state.requests[state.prefills[r, i - replica.n_decodes]]
+                done = 0
+            key = order_key(settings.queue_order, request, done)
+            if key > worst_key or (worst != NONE and key == worst_key and request.admission > worst_admission):
+                worst = i if is_decode else i - replica.n_decodes
+                worst_is_decode = is_decode
+                worst_key = key
+                worst_admission = request.admission
+        if worst == NONE:
+            return
+        evict(state, r, worst, worst_is_decode)
+
+
+@separate_rule
+def _compose_static(state: State, r: int) -> None:
+    """Static batches: nobody joins a batch that runs; a new one starts when full or after the timeout."""
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    now_ps = state.cluster[0].now_ps
+    if replica.n_decodes == 0:
+        if replica.gathering_until_ps == NEVER_PS:
+            replica.gathering_until_ps = now_ps + settings.static_timeout_ps
+        if replica.n_waiting < settings.static_size and now_ps < replica.gathering_until_ps:
+            _rest(state, r, GATHERING, replica.gathering_until_ps)
+            return
+        replica.gathering_until_ps = NEVER_PS
+        _form_static_batch(state, r)
+    start_run(state, r, replica.n_decodes > 0, 0, True)
+
+
+@separate_rule
+def _form_static_batch(state: State, r: int) -> None:
+    """Takes waiting requests in order while the batch, padded to its longest output, fits memory and token budget."""
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    longest = 0
+    prompts = 0
+    inputs = 0
+    while replica.queue != NONE and replica.n_prefills < settings.static_size:
+        head = state.requests[replica.queue]
+        longest_then = max(longest, head.output_tokens)
+        blocks = blocks_of(settings, head.input_tokens + longest_then - 1)
+        for i in range(replica.n_prefills):
+            member = state.requests[state.prefills[r, i]]
+            blocks += blocks_of(settings, member.input_tokens + longest_then - 1)
+        too_many = inputs + head.input_tokens > settings.max_batch_tokens
+        if prompts > 0 and (blocks > settings.capacity_blocks or too_many):
+            break
+        longest = longest_then
+        inputs += head.input_tokens
+        prompts += 1
+        admit(state, r)
+        head.chunk_tokens = head.input_tokens
+    for i in range(replica.n_prefills):
+        member = state.requests[state.prefills[r, i]]
+        member.leave_tokens = longest
+        replica.reserved_blocks -= blocks_of(settings, member.reserved_tokens)
+        reserve(state, r, state.prefills[r, i], member.input_tokens + longest - 1)
+
+
+@separate_rule
+def end_run(state: State, r: int) -> None:
+    """The run of iterations of replica r ends now: decodes advance and leave, prompts advance and emit a token."""
+    replica = state.replicas[r]
+    if replica.status == GATHERING:
+        return
+    replica.status = IDLE
+    steps = replica.n_iterations
+    replica.busy_ps += run_ps(replica, steps)
+    replica.iterations += steps
+    if replica.with_decodes == 1:
+        advance_decodes(state, r, steps)
+        while replica.n_decodes > 0 and state.decodes[r, 0].step == replica.decode_steps:
+            _finish(state, r, leave_decodes(state, r, 0))
+    _end_prefills(state, r)
+
+
+@rule
+def _end_prefills(state: State, r: int) -> None:
+    """Prompts of the iteration that ended: each advances by its chunk; a complete one emits a token and decodes on."""
+    replica = state.replicas[r]
+    cluster = state.cluster[0]
+    kept = 0
+    members = replica.n_prefills
+    for i in range(members):
+        slot = state.prefills[r, i]
+        request = state.requests[slot]
+        chunk = request.chunk_tokens
+        if chunk > 0:
+            request.chunk_tokens = 0
+            request.computed_tokens += chunk
+            replica.queued_tokens -= chunk
+            note_load(state, r)
+            cluster.changed = 1
+        if request.computed_tokens < request.prompt_tokens:
+            state.prefills[r, kept] = slot
+            kept += 1
+            continue
+        request.emitted_tokens += 1
+        if request.first_token_ps == NONE:
+            request.first_token_ps = cluster.now_ps
+        if request.emitted_tokens < request.leave_tokens:
+            join_decodes(state, r, slot)
+        else:
+            replica.used_blocks -= blocks_of(state.settings[0], request.prompt_tokens)
+            _finish(state, r, slot)
+    replica.n_prefills = kept
+
+
+@rule
+def _finish(state: State, r: int, slot: int) -> None:
+    """A request leaves the replica; in a closed loop its user begins to think about the next one."""
+    leave(state, r, slot)
+    if state.cluster[0].closed_loop == 1:
+        next_user_request(state)

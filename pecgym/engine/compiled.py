@@ -1,0 +1,97 @@
+"""How rules are compiled, and where compiled code is kept.
+
+numba's cache does not notice edits in other modules, so the cache folder is named by a hash of every source that can
+be compiled into the kernel, of numba's and NumPy's versions and of the processor's kind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+import platformdirs
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Rules allocate nothing, so numba's reference counting (most of the running time otherwise) is off.
+_OPTIONS: dict[str, Any] = {"error_model": "numpy", "_nrt": False}
+# Rules are called by compiled code only: no wrappers for Python and C, which would double the time of compilation.
+_INNER: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def rule(function: F) -> F:
+    """Compiles a small rule of the engine, which the compiler inlines wherever it is applied."""
+    compiled: F = numba.njit(forceinline=True, **_INNER, **_OPTIONS)(function)
+    return compiled
+
+
+def glue(function: F) -> F:
+    """Compiles a rule with one caller as a part of that caller, so that what it contains is not optimised twice."""
+    compiled: F = numba.njit(inline="always", **_INNER, **_OPTIONS)(function)
+    return compiled
+
+
+def separate_rule(function: F) -> F:
+    """Compiles a rule as a function of its own: a large or seldom applied one, which would compile slowly inlined."""
+    compiled: F = numba.njit(**_INNER, **_OPTIONS)(function)
+    return compiled
+
+
+def compile_cached(function: Callable[..., Any], signature: Any) -> Any:
+    """Compiles `function` for one signature, or loads it from the cache; the first time it says so on stderr."""
+    folder = cache_folder()
+    name = f"{function.__module__}.{function.__qualname__}"
+    marker = folder / f"{name}.compiled"
+    first_time = not marker.exists() and not numba.config.DISABLE_JIT
+    if first_time:
+        print(f"pecgym: compiling {name} (once per installation, under a minute) ...", file=sys.stderr, flush=True)
+    previous = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(folder)
+    try:
+        compiled = numba.njit(signature, cache=True, **_OPTIONS)(function)
+    finally:
+        numba.config.CACHE_DIR = previous
+    if first_time:
+        marker.touch()
+    return compiled
+
+
+@cache
+def cache_folder() -> Path:
+    """Where this version's compiled code is: under $PECGYM_CACHE_DIR, else the user's cache, else a temporary one."""
+    base = os.environ.get("PECGYM_CACHE_DIR") or platformdirs.user_cache_dir("pecgym")
+    for candidate in (
+        Path(base),
+        Path(tempfile.gettempdir()) / f"pecgym-{os.getuid() if hasattr(os, 'getuid') else 0}",
+    ):
+        folder = candidate / "kernels" / sources_hash()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                return folder
+        except OSError:
+            continue
+    raise OSError(f"no folder to keep compiled code in: tried {base} and the temporary folder; set PECGYM_CACHE_DIR")
+
+
+@cache
+def sources_hash() -> str:
+    """A hash that changes with the engine's rules, the policies, numba, NumPy, Python or the kind of processor."""
+    digest = hashlib.sha256()
+    for package in ("engine", "policies"):
+        for path in sorted((_PACKAGE / package).rglob("*.py")):
+            digest.update(path.name.encode())
+            digest.update(path.read_bytes())
+    for part in (numba.__version__, np.__version__, platform.machine(), platform.python_version()):
+        digest.update(part.encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,150 @@
+"""KV memory of a replica: blocks held, blocks set aside, growth of the decodes, and what still fits.
+
+A resident whose prompt is incomplete holds blocks for the whole prompt; a decode holds blocks for its computed tokens
+and takes one more whenever they fill. Every decode advances one token per decode iteration, so its computed tokens
+minus the replica's decode steps stay constant: counting decodes by that difference modulo the block size
+(`phases`) gives the growth over any number of iterations without visiting them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pecgym.engine.compiled import rule, separate_rule
+from pecgym.engine.state import (
+    HISTORY_BUCKETS,
+    RESERVE_HISTORY,
+    RESERVE_PEAK,
+    RESERVE_PROMPT,
+    State,
+)
+
+
+@rule
+def blocks_of(settings: Any, tokens: int) -> int:
+    """KV blocks that hold `tokens` tokens."""
+    return (tokens + settings.block_tokens - 1) // settings.block_tokens
+
+
+@rule
+def computed_now(replica: Any, request: Any, steps_ahead: int) -> int:
+    """KV tokens that a decode holds, `steps_ahead` decode iterations after the replica's last boundary."""
+    return request.computed_tokens + replica.decode_steps + steps_ahead - request.join_step
+
+
+@rule
+def growth_blocks(state: State, r: int, steps: int) -> int:
+    """Blocks that the decodes of replica r take over their next `steps` decode iterations."""
+    replica = state.replicas[r]
+    if replica.n_decodes == 0:
+        return 0
+    block = state.settings[0].block_tokens
+    rounds = steps // block
+    grown = rounds * replica.n_decodes
+    step = replica.decode_steps + rounds * block
+    for _ in range(steps - rounds * block):
+        grown += state.phases[r, (-step) % block]
+        step += 1
+    return grown
+
+
+@rule
+def steps_before_overflow(state: State, r: int, wanted: int) -> int:
+    """Decode iterations, at most `wanted`, that the decodes of replica r can do before KV memory overflows."""
+    replica = state.replicas[r]
+    settings = state.settings[0]
+    block = settings.block_tokens
+    free = settings.capacity_blocks - replica.used_blocks
+    if replica.n_decodes * ((wanted + block - 1) // block) <= free:
+        return wanted
+    rounds = free // replica.n_decodes
+    left = free - rounds * replica.n_decodes
+    steps = rounds * block
+    while steps < wanted:
+        left -= state.phases[r, (-(replica.decode_steps + steps)) % block]
+        if left < 0:
+            break
+        steps += 1
+    return steps
+
+
+@rule
+def history_bucket(input_tokens: int) -> int:
+    """floor(log2(input)): the bucket in which finished requests are averaged (INFERMAX, "hist")."""
+    bucket = 0
+    while input_tokens > 1:
+        input_tokens >>= 1
+        bucket += 1
+    return min(bucket, HISTORY_BUCKETS - 1)
+
+
+@rule
+def tokens_to_reserve(state: State, r: int, request: Any) -> int:
+    """KV tokens that admission sets aside for a request (INFERMAX, unified scheduling: reservation)."""
+    settings = state.settings[0]
+    if settings.reservation == RESERVE_PEAK:
+        return request.input_tokens + request.output_tokens - 1
+    if settings.reservation == RESERVE_HISTORY:
+        past = state.history[r, history_bucket(request.input_tokens)]
+        if past[0] > 0:
+            return max(request.prompt_tokens, past[1] // past[0])
+    return request.prompt_tokens
+
+
+@rule
+def blocks_to_admit(state: State, r: int, request: Any) -> int:
+    """Blocks that must be free for a waiting request to become resident."""
+    settings = state.settings[0]
+    if request.swapped == 0:
+        return blocks_of(settings, tokens_to_reserve(state, r, request))
+    held = request.prompt_tokens
+    if request.decoding == 1:
+        held = request.computed_tokens + 1
+    return blocks_of(settings, max(held, request.reserved_tokens))
+
+
+@separate_rule
+def _reserved_by_history(state: State, r: int, steps_ahead: int) -> int:
+    """What `reserved_now` is when decodes can outgrow what was set aside for them: a sum over the residents."""
+    replica = state.replicas[r]
+    settings = state.settings[0]
+    reserved = 0
+    for i in range(replica.n_decodes):
+        request = state.requests[state.decodes[r, i].slot]
+        held = computed_now(replica, request, steps_ahead)
+        reserved += blocks_of(settings, max(held, request.reserved_tokens))
+    for i in range(replica.n_prefills):
+        request = state.requests[state.prefills[r, i]]
+        reserved += blocks_of(settings, max(request.prompt_tokens, request.reserved_tokens))
+    return reserved
+
+
+@rule
+def reserved_now(state: State, r: int, steps_ahead: int) -> int:
+    """Blocks set aside on replica r, `steps_ahead` decode iterations after its last boundary."""
+    replica = state.replicas[r]
+    settings = state.settings[0]
+    used = replica.used_blocks + growth_blocks(state, r, steps_ahead)
+    if settings.reservation == RESERVE_PROMPT:
+        return used
+    if settings.reservation == RESERVE_PEAK:
+        return max(used, replica.reserved_blocks)
+    return _reserved_by_history(state, r, steps_ahead)
+
+
+@rule
+def fits(state: State, r: int, slot: int, steps_ahead: int) -> bool:
+    """Whether replica r can take the waiting request now, with room for `steps_ahead` more decode iterations.
+
+    An empty replica takes any request (none is larger than its memory); otherwise a batch slot and, above the
+    watermark, memory must be free.
+    """
+    replica = state.replicas[r]
+    settings = state.settings[0]
+    residents = replica.n_decodes + replica.n_prefills
+    if residents == 0:
+        return True
+    if residents >= settings.slots:
+        return False
+    need = blocks_to_admit(state, r, state.requests[slot])
+    return reserved_now(state, r, steps_ahead) + need + settings.watermark_blocks <= settings.capacity_blocks

@@ -1,0 +1,274 @@
+"""Who is resident on a replica: requests join, leave, wait and are evicted here, and every count is kept in step.
+
+Decodes are a binary heap on the decode step at which they leave, so the next to finish is at its top.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pecgym.engine.compiled import rule, separate_rule
+from pecgym.engine.memory import blocks_of, blocks_to_admit, computed_now, history_bucket, tokens_to_reserve
+from pecgym.engine.queues import queue_pop, queue_push
+from pecgym.engine.state import (
+    EVICT_SWAP,
+    LOAD_NONE,
+    LOAD_QUEUED_TOKENS,
+    NONE,
+    ORDER_FCFS,
+    ORDER_SHORTEST_REMAINING,
+    State,
+)
+from pecgym.engine.tournament import update_key
+
+
+@rule
+def order_key(order: int, request: Any, emitted_since: int) -> int:
+    """The key by which a queue orders a request: smaller is served first.
+
+    emitted_since: tokens that a decode has emitted beyond `emitted_tokens`.
+    """
+    if order == ORDER_FCFS:
+        return 0
+    if order == ORDER_SHORTEST_REMAINING:
+        return max(request.rank_tokens - request.emitted_tokens - emitted_since, 0)
+    return request.rank_tokens
+
+
+@rule
+def note_load(state: State, r: int) -> None:
+    """Keeps the load that the policy routes by: requests, or queued prompt tokens with ties by requests."""
+    kind = state.settings[0].load
+    if kind == LOAD_NONE:
+        return
+    replica = state.replicas[r]
+    load = replica.n_requests
+    if kind == LOAD_QUEUED_TOKENS:
+        load += replica.queued_tokens << 24
+    update_key(state.load, state.load_tree, r, load)
+
+
+@rule
+def enqueue(state: State, r: int, slot: int, key: int, sequence: int) -> None:
+    """Puts a request into the waiting queue of replica r."""
+    replica = state.replicas[r]
+    request = state.requests[slot]
+    request.waiting_blocks = blocks_to_admit(state, r, request)
+    replica.waiting_blocks += request.waiting_blocks
+    replica.n_waiting += 1
+    replica.queue = queue_push(state.requests, replica.queue, slot, key, sequence)
+
+
+@rule
+def dequeue(state: State, r: int) -> int:
+    """Takes the first request out of the waiting queue of replica r."""
+    replica = state.replicas[r]
+    slot = replica.queue
+    replica.queue = queue_pop(state.requests, slot)
+    replica.n_waiting -= 1
+    replica.waiting_blocks -= state.requests[slot].waiting_blocks
+    return slot
+
+
+@rule
+def _decode_before(a: Any, b: Any) -> bool:
+    return a.step < b.step or (a.step == b.step and a.slot < b.slot)
+
+
+@rule
+def _swap_decodes(heap: Any, i: int, j: int) -> None:
+    step, slot = heap[i].step, heap[i].slot
+    heap[i].step, heap[i].slot = heap[j].step, heap[j].slot
+    heap[j].step, heap[j].slot = step, slot
+
+
+@rule
+def _sift_up(heap: Any, i: int) -> None:
+    while i > 0:
+        parent = (i - 1) >> 1
+        if not _decode_before(heap[i], heap[parent]):
+            return
+        _swap_decodes(heap, i, parent)
+        i = parent
+
+
+@rule
+def _sift_down(heap: Any, i: int, n: int) -> None:
+    while True:
+        child = 2 * i + 1
+        if child >= n:
+            return
+        if child + 1 < n and _decode_before(heap[child + 1], heap[child]):
+            child += 1
+        if not _decode_before(heap[child], heap[i]):
+            return
+        _swap_decodes(heap, i, child)
+        i = child
+
+
+@rule
+def join_decodes(state: State, r: int, slot: int) -> None:
+    """A request whose prompt is computed joins the decodes of replica r, holding blocks for its computed tokens."""
+    replica = state.replicas[r]
+    request = state.requests[slot]
+    request.decoding = 1
+    request.join_step = replica.decode_steps
+    heap = state.decodes[r]
+    i = replica.n_decodes
+    heap[i].step = replica.decode_steps + request.leave_tokens - request.emitted_tokens
+    heap[i].slot = slot
+    _sift_up(heap, i)
+    replica.n_decodes += 1
+    replica.kv_tokens += request.computed_tokens
+    state.phases[r, (request.computed_tokens - replica.decode_steps) % state.settings[0].block_tokens] += 1
+
+
+@rule
+def leave_decodes(state: State, r: int, i: int) -> int:
+    """Takes entry i of the heap of decodes out, makes its counters current and frees its blocks; returns its slot."""
+    replica = state.replicas[r]
+    heap = state.decodes[r]
+    slot = heap[i].slot
+    request = state.requests[slot]
+    computed = computed_now(replica, request, 0)
+    request.emitted_tokens += computed - request.computed_tokens
+    request.computed_tokens = computed
+    request.join_step = replica.decode_steps
+    last = replica.n_decodes - 1
+    replica.n_decodes = last
+    if i < last:
+        _swap_decodes(heap, i, last)
+        _sift_down(heap, i, last)
+        _sift_up(heap, i)
+    replica.kv_tokens -= computed
+    replica.used_blocks -= blocks_of(state.settings[0], computed)
+    state.phases[r, (computed - replica.decode_steps) % state.settings[0].block_tokens] -= 1
+    return slot
+
+
+@rule
+def join_prefills(state: State, r: int, slot: int) -> None:
+    """A request joins the incomplete prompts of replica r, holding blocks for its whole prompt."""
+    replica = state.replicas[r]
+    state.prefills[r, replica.n_prefills] = slot
+    replica.n_prefills += 1
+    replica.used_blocks += blocks_of(state.settings[0], state.requests[slot].prompt_tokens)
+
+
+@rule
+def leave_prefills(state: State, r: int, i: int) -> int:
+    """Takes entry i out of the incomplete prompts and frees its blocks; returns its slot. The others stay in order."""
+    replica = state.replicas[r]
+    slot = state.prefills[r, i]
+    replica.n_prefills -= 1
+    for j in range(i, replica.n_prefills):
+        state.prefills[r, j] = state.prefills[r, j + 1]
+    replica.used_blocks -= blocks_of(state.settings[0], state.requests[slot].prompt_tokens)
+    return slot
+
+
+@rule
+def reserve(state: State, r: int, slot: int, tokens: int) -> None:
+    """Sets KV memory aside for a request that becomes resident."""
+    replica = state.replicas[r]
+    request = state.requests[slot]
+    request.reserved_tokens = tokens
+    replica.reserved_blocks += blocks_of(state.settings[0], tokens)
+    replica.admissions += 1
+    request.admission = replica.admissions
+
+
+@rule
+def admit(state: State, r: int) -> int:
+    """The first waiting request of replica r becomes resident; returns its slot."""
+    slot = dequeue(state, r)
+    request = state.requests[slot]
+    reserve(state, r, slot, tokens_to_reserve(state, r, request))
+    request.leave_tokens = request.output_tokens
+    join_prefills(state, r, slot)
+    if request.start_ps == NONE:
+        request.start_ps = state.cluster[0].now_ps
+    return slot
+
+
+@separate_rule
+def resume(state: State, r: int) -> None:
+    """The first waiting request of replica r, swapped out before, becomes resident again; its KV is read back."""
+    slot = dequeue(state, r)
+    request = state.requests[slot]
+    replica = state.replicas[r]
+    request.swapped = 0
+    reserve(state, r, slot, request.reserved_tokens)
+    if request.decoding == 1:
+        replica.used_blocks += blocks_of(state.settings[0], request.computed_tokens)
+        join_decodes(state, r, slot)
+    else:
+        join_prefills(state, r, slot)
+    replica.swapped_tokens += request.computed_tokens
+
+
+@separate_rule
+def evict(state: State, r: int, i: int, is_decode: bool) -> None:
+    """Evicts a resident: entry i of the decodes, or of the incomplete prompts.
+
+    Recompute: its KV is lost and its output joins its prompt. Swap: its KV waits in host memory. Either way it goes
+    to the front of the queue, or to its place in an order by length. Source: INFERMAX, "Unified scheduling".
+    """
+    settings = state.settings[0]
+    cluster = state.cluster[0]
+    replica = state.replicas[r]
+    slot = leave_decodes(state, r, i) if is_decode else leave_prefills(state, r, i)
+    request = state.requests[slot]
+    replica.reserved_blocks -= blocks_of(settings, request.reserved_tokens)
+    replica.evictions += 1
+    request.evictions += 1
+    if settings.eviction == EVICT_SWAP:
+        request.swapped = 1
+        replica.swapped_tokens += request.computed_tokens
+    else:
+        request.recomputed_tokens += request.computed_tokens
+        if is_decode:
+            request.prompt_tokens = request.input_tokens + request.emitted_tokens
+            replica.queued_tokens += request.prompt_tokens
+        else:
+            replica.queued_tokens += request.computed_tokens
+        request.computed_tokens = 0
+        request.decoding = 0
+        note_load(state, r)
+    cluster.eviction_sequence += 1
+    if settings.queue_order == ORDER_FCFS:
+        enqueue(state, r, slot, -1, -cluster.eviction_sequence)
+    else:
+        enqueue(state, r, slot, order_key(settings.queue_order, request, 0), request.sequence)
+
+
+@rule
+def leave(state: State, r: int, slot: int) -> None:
+    """A request is done: one row goes to the log, and its slot is free."""
+    cluster = state.cluster[0]
+    replica = state.replicas[r]
+    request = state.requests[slot]
+    past = state.history[r, history_bucket(request.input_tokens)]
+    past[0] += 1
+    past[1] += request.input_tokens + request.output_tokens - 1
+    replica.reserved_blocks -= blocks_of(state.settings[0], request.reserved_tokens)
+    replica.n_requests -= 1
+    note_load(state, r)
+    row = state.log[cluster.n_logged]
+    row.row = request.row
+    row.arrival_ps = request.arrival_ps
+    row.placed_ps = request.placed_ps
+    row.start_ps = request.start_ps
+    row.first_token_ps = request.first_token_ps
+    row.finish_ps = cluster.now_ps
+    row.input_tokens = request.input_tokens
+    row.output_tokens = request.output_tokens
+    row.rank_tokens = request.rank_tokens
+    row.replica = r
+    row.evictions = request.evictions
+    row.recomputed_tokens = request.recomputed_tokens
+    cluster.n_logged += 1
+    cluster.n_live -= 1
+    cluster.changed = 1
+    state.free_slots[cluster.n_free] = slot
+    cluster.n_free += 1

@@ -1,0 +1,59 @@
+"""Reference policies by name, and a user's own by import path."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pecgym.errors import SpecError
+from pecgym.policies import by_length, dispatch
+from pecgym.policies.base import Policy, PythonPolicy
+from pecgym.policies.view import WAIT
+
+__all__ = ["WAIT", "Policy", "PythonPolicy", "load_policy", "policy_names"]
+
+_REGISTRY = {
+    policy.name: policy
+    for module in (dispatch, by_length)
+    for policy in vars(module).values()
+    if isinstance(policy, Policy)
+}
+
+
+def policy_names() -> list[str]:
+    """The reference policies."""
+    return sorted(_REGISTRY)
+
+
+def load_policy(policy: str | Policy | PythonPolicy | type) -> Policy:
+    """The policy of that name, or at an import path such as "my_package.my_module:MyPolicy".
+
+    An import path, or an object given directly, may be a `Policy`, or a class or object with `act(decision)`.
+    """
+    if isinstance(policy, Policy):
+        return policy
+    if not isinstance(policy, str):
+        return _from_object(policy, getattr(policy, "__name__", type(policy).__name__))
+    if policy in _REGISTRY:
+        return _REGISTRY[policy]
+    if ":" not in policy:
+        raise SpecError(
+            f"policy {policy!r} does not exist; choose one of {', '.join(policy_names())}, "
+            "or name your own by import path: package.module:name"
+        )
+    module_name, _, attribute = policy.partition(":")
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise SpecError(f"policy {policy!r} cannot be imported: {error}") from error
+    return _from_object(found, policy)
+
+
+def _from_object(found: Any, name: str) -> Policy:
+    if isinstance(found, Policy):
+        return found
+    if isinstance(found, type):
+        found = found()
+    if not callable(getattr(found, "act", None)):
+        raise SpecError(f"policy {name!r}: must be a pecgym.Policy, or a class with a method act(decision)")
+    return Policy(name=str(getattr(found, "name", name)), load="queued_tokens", actor=found)

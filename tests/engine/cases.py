@@ -1,0 +1,189 @@
+"""Random small clusters: cost profiles, engine settings, workloads and policies for the engine's property tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from pecgym.costs import Profile
+from pecgym.engine import EngineSettings, Simulator
+from pecgym.policies import load_policy
+from pecgym.workload import ClosedLoop, Trace
+from tests.naive_engine import POLICIES, NaiveCluster
+
+
+@dataclass(frozen=True)
+class Case:
+    """One simulation, for both engines."""
+
+    n_replicas: int
+    profile: Profile
+    settings: EngineSettings
+    policy: str
+    workload: Trace | ClosedLoop
+    random_state: int
+
+    def fast(self) -> Simulator:
+        policy = load_policy(self.policy)
+        simulator = Simulator(
+            self.n_replicas,
+            self.profile,
+            self.settings,
+            choose=policy.choose,
+            load=policy.load,
+            global_order=policy.global_order,
+        )
+        simulator.state.cluster[0].random_state = self.random_state
+        if isinstance(self.workload, ClosedLoop):
+            simulator.load_closed_loop(self.workload)
+        else:
+            simulator.load_trace(self.workload)
+        return simulator
+
+    def naive(self) -> NaiveCluster:
+        policy = load_policy(self.policy)
+        cluster = NaiveCluster(
+            self.n_replicas,
+            self.profile,
+            self.settings,
+            POLICIES[self.policy],
+            load=policy.load,
+            global_order=policy.global_order,
+            random_state=self.random_state,
+        )
+        if isinstance(self.workload, ClosedLoop):
+            cluster.load_closed_loop(self.workload)
+        else:
+            cluster.load_trace(self.workload)
+        return cluster
+
+
+def make_profile(
+    *,
+    g_tokens: tuple[int, ...] = (1, 1000),
+    g_ps: tuple[int, ...] = (1000, 10_000),
+    kv_capacity_tokens: int = 10_000,
+    **coefficients: int,
+) -> Profile:
+    """A profile with the coefficients given in ps, all others 0."""
+    zero = dict.fromkeys(
+        (
+            "prefill_base_ps",
+            "prefill_seq_ps",
+            "prefill_kv_ps",
+            "attn_ps_per_1024_pairs",
+            "decode_base_ps",
+            "decode_seq_ps",
+            "decode_kv_ps",
+        ),
+        0,
+    )
+    return Profile(
+        name="test",
+        model="none",
+        gpu="none",
+        tp=1,
+        engine="test",
+        precision="bf16",
+        kv_capacity_tokens=kv_capacity_tokens,
+        kv_bytes_per_token=1000,
+        block_tokens=16,
+        idle_w=0.0,
+        busy_w=0.0,
+        fitted_range=None,
+        fit={},
+        source="test",
+        licence="",
+        g_knots_tokens=np.array(g_tokens, np.int64),
+        g_knots_ps=np.array(g_ps, np.int64),
+        rounding_error=0.0,
+        **{**zero, **coefficients},
+    )
+
+
+@st.composite
+def profiles(draw: Any) -> Profile:
+    """Coefficients of every size, among them zeros, so that ties and overflows of a batch's time happen."""
+    small = st.integers(0, 50)
+    knots = draw(st.sampled_from([(1, 100), (1, 8, 64), (1, 2, 3, 1000)]))
+    times = np.cumsum(draw(st.lists(st.integers(0, 400), min_size=len(knots), max_size=len(knots)))) + 1
+    return make_profile(
+        g_tokens=knots,
+        g_ps=tuple(int(t) for t in times),
+        prefill_base_ps=draw(small),
+        prefill_seq_ps=draw(small),
+        prefill_kv_ps=draw(small),
+        attn_ps_per_1024_pairs=draw(st.integers(0, 5000)),
+        decode_base_ps=draw(small),
+        decode_seq_ps=draw(small),
+        decode_kv_ps=draw(st.sampled_from([0, 1, 7])),
+    )
+
+
+@st.composite
+def traces(draw: Any, capacity_tokens: int, max_requests: int = 40) -> Trace:
+    """Requests that fit in memory; arrivals with ties, all at once, or spread out. One time unit is a picosecond."""
+    n = draw(st.integers(1, max_requests))
+    gap = draw(st.sampled_from([0, 3, 100, 3000]))
+    gaps = np.array(draw(st.lists(st.integers(0, gap), min_size=n, max_size=n)))
+    longest = draw(st.sampled_from([2, 12, 60]))
+    outputs = np.array(draw(st.lists(st.integers(1, min(longest, capacity_tokens)), min_size=n, max_size=n)))
+    sizes = np.array(draw(st.lists(st.floats(0, 1), min_size=n, max_size=n)))
+    most = np.maximum(1, np.minimum(capacity_tokens - outputs + 1, draw(st.sampled_from([4, 40, 10_000]))))
+    inputs = 1 + np.floor(sizes * (most - 1)).astype(np.int64)
+    return Trace(arrival_s=np.cumsum(gaps) * 1e-12, input_tokens=inputs, output_tokens=outputs, name="random")
+
+
+@st.composite
+def engines(draw: Any) -> EngineSettings:
+    """Every switch, in every combination that is allowed."""
+    order = draw(st.sampled_from(["fcfs", "fcfs", "shortest", "shortest_remaining"]))
+    block = draw(st.sampled_from([1, 3, 16]))
+    return EngineSettings(
+        name="random",
+        batching=draw(st.sampled_from(["continuous", "continuous", "continuous", "static", "none"])),
+        static_batch_size=draw(st.integers(1, 6)),
+        static_timeout_s=draw(st.sampled_from([0.0, 5e-10, 1e-8])),
+        max_batch_requests=draw(st.sampled_from([1, 2, 5, 64])),
+        max_batch_tokens=draw(st.sampled_from([1, 4, 20, 100, 16384])),
+        group_order=draw(st.sampled_from(["prefill_first", "decode_first"])),
+        mixing=draw(st.booleans()),
+        chunk_tokens=draw(st.sampled_from([0, 0, 1, 7, 50])),
+        reservation=draw(st.sampled_from(["prompt", "prompt", "peak", "history"])),
+        victim=draw(st.sampled_from(["newest", "fewest_computed", "most_computed"])),
+        eviction=draw(st.sampled_from(["recompute", "swap"])),
+        swap_gb_per_s=draw(st.sampled_from([None, 1e5, 1e3])),
+        queue_order=order,
+        preemptive=order != "fcfs" and draw(st.booleans()),
+        block_tokens=block,
+        watermark=draw(st.sampled_from([0.0, 0.01, 0.2])),
+        kv_capacity_tokens=block * draw(st.sampled_from([5, 20, 60, 1000])),
+    )
+
+
+@st.composite
+def cases(draw: Any, max_requests: int = 40) -> Case:
+    """A cluster of 1 to 5 replicas under a random policy and workload, open or closed loop."""
+    settings = draw(engines())
+    capacity = settings.kv_capacity_tokens
+    assert capacity is not None
+    trace = draw(traces(capacity // settings.block_tokens * settings.block_tokens, max_requests))
+    workload: Trace | ClosedLoop = trace
+    if draw(st.integers(0, 3)) == 0:
+        workload = ClosedLoop(
+            trace,
+            users=draw(st.integers(1, min(6, len(trace)))),
+            think_s=draw(st.sampled_from([0.0, 4e-10])),
+            stagger_s=draw(st.sampled_from([0.0, 1e-10])),
+        )
+    return Case(
+        n_replicas=draw(st.integers(1, 5)),
+        profile=draw(profiles()),
+        settings=settings,
+        policy=draw(st.sampled_from(sorted(POLICIES))),
+        workload=workload,
+        random_state=draw(st.integers(0, 2**48 - 1)),
+    )

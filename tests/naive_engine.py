@@ -1,0 +1,506 @@
+"""The simulator's specification in code: one iteration at a time, plain lists, no jumps, no heaps, no compilation.
+
+`simulate` gives the same times and per-request results, bit for bit, as the compiled engine. A rule of the model is
+written here first. Times are integer picoseconds. One point in time has four phases: iterations end, requests arrive,
+the policy decides, batches start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pecgym.costs import Profile
+from pecgym.engine import EngineSettings
+from pecgym.units import PS_PER_S, seconds_to_ps
+from pecgym.workload import ClosedLoop, Trace
+
+WAIT = -1
+
+
+@dataclass(eq=False)
+class Request:
+    """One request: what it needs, and what has been done for it."""
+
+    row: int
+    arrival: int
+    input: int
+    output: int
+    rank: int  # the output length that order rules may read
+    replica: int = -1
+    placed: int = -1
+    start: int = -1
+    first_token: int = -1
+    finish: int = -1
+    prompt: int = 0  # tokens that prefill must compute: input, plus tokens emitted before an eviction
+    computed: int = 0  # KV tokens held
+    emitted: int = 0
+    leave_at: int = 0  # emitted tokens at which it leaves the batch
+    decoding: bool = False
+    swapped: bool = False
+    reserved: int = 0  # KV tokens that admission set aside
+    admission: int = 0
+    evictions: int = 0
+    recomputed: int = 0
+    key: tuple[int, int] = (0, 0)  # place in the queue that it is in
+    sequence: int = 0
+
+
+@dataclass(eq=False)
+class Replica:
+    """One replica: who waits, who is resident, and the iteration that is running."""
+
+    index: int
+    waiting: list[Request] = field(default_factory=list)
+    prefills: list[Request] = field(default_factory=list)  # residents whose prompt is incomplete, oldest first
+    decodes: list[Request] = field(default_factory=list)
+    iteration_end: int | None = None
+    chunks: dict[Request, int] = field(default_factory=dict)  # prompt tokens in the running iteration
+    with_decodes: bool = False
+    gathering_until: int | None = None  # static batching
+    swapped_tokens: int = 0  # moved to or from host memory for the iteration being composed
+    admissions: int = 0
+    busy: int = 0
+    iterations: int = 0
+    finished: list[Request] = field(default_factory=list)
+
+    @property
+    def residents(self) -> list[Request]:
+        return self.decodes + self.prefills
+
+    @property
+    def n_requests(self) -> int:
+        return len(self.waiting) + len(self.residents)
+
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens placed here and not yet computed."""
+        return sum(q.prompt - q.computed for q in self.waiting + self.prefills if not q.decoding)
+
+
+class NaiveCluster:
+    """A cluster of equal replicas. `choose(cluster, request)` is the policy: a replica's index, or WAIT."""
+
+    def __init__(
+        self,
+        n_replicas: int,
+        profile: Profile,
+        settings: EngineSettings,
+        choose: Callable[[NaiveCluster, Request], int],
+        load: str = "queued_tokens",
+        global_order: str = "fcfs",
+        random_state: int = 0,
+    ) -> None:
+        self.profile, self.settings, self.choose, self.load_kind, self.global_order = (
+            profile,
+            settings,
+            choose,
+            load,
+            global_order,
+        )
+        self.capacity_tokens = settings.kv_capacity_tokens or profile.kv_capacity_tokens
+        self.capacity = self.capacity_tokens // settings.block_tokens
+        self.watermark = int(settings.watermark * self.capacity)
+        self.slots = min(settings.slots, max(1, self.capacity_tokens))
+        self.replicas = [Replica(i) for i in range(n_replicas)]
+        self.queue: list[Request] = []
+        self.arrivals: list[Request] = []  # to come, sorted
+        self.unissued: list[Request] = []  # closed loop: rows that no user has sent yet
+        self.think: int | None = None
+        self.done: list[Request] = []
+        self.now = 0
+        self.sequence = 0
+        self.evictions = 0
+        self.changed = False  # has something happened that a waiting decision may depend on?
+        self.random_state = random_state
+        self.turn = 0
+
+    # -- workload ---------------------------------------------------------------------------------------------------
+
+    def load_trace(self, trace: Trace) -> None:
+        self.arrivals = _requests(trace, seconds_to_ps(trace.arrival_s).tolist())
+
+    def load_closed_loop(self, loop: ClosedLoop) -> None:
+        rows = _requests(loop.lengths, [0] * len(loop.lengths))
+        for user, request in enumerate(rows[: loop.users]):
+            request.arrival = seconds_to_ps(user * loop.stagger_s)
+        self.arrivals, self.unissued = rows[: loop.users], rows[loop.users :]
+        self.think = seconds_to_ps(loop.think_s)
+
+    def next_user_request(self) -> None:
+        """A user was answered: after thinking, the workload's next row arrives."""
+        if self.think is not None and self.unissued:
+            request = self.unissued.pop(0)
+            request.arrival = self.now + self.think
+            self.arrivals.append(request)
+            self.arrivals.sort(key=lambda q: (q.arrival, q.row))
+
+    # -- the clock --------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while self.step():
+            pass
+
+    def step(self) -> bool:
+        """One point in time."""
+        times = [r.iteration_end for r in self.replicas if r.iteration_end is not None]
+        times += [r.gathering_until for r in self.replicas if r.gathering_until is not None and r.iteration_end is None]
+        times += [self.arrivals[0].arrival] if self.arrivals else []
+        if not times:
+            return False
+        self.now = min(times)
+        ready = [r for r in self.replicas if self.now in (r.iteration_end, r.gathering_until)]
+        for replica in ready:
+            if replica.iteration_end == self.now:
+                self.end_iteration(replica)
+        while self.arrivals and self.arrivals[0].arrival == self.now:
+            self.arrive(self.arrivals.pop(0))
+        if self.changed:
+            placed = self.dispatch()
+            ready += [r for r in self.replicas if r in placed and r not in ready and r.iteration_end is None]
+        self.changed = False
+        for replica in ready:
+            self.compose(replica)
+        return True
+
+    def arrive(self, request: Request) -> None:
+        self.sequence += 1
+        request.sequence = self.sequence
+        request.key = (request.rank if self.global_order == "shortest" else 0, self.sequence)
+        self.queue.append(request)
+        self.queue.sort(key=lambda q: q.key)
+        self.changed = True
+
+    def dispatch(self) -> list[Replica]:
+        """The policy places the head of the queue, again and again, until it waits."""
+        placed: list[Replica] = []
+        while self.queue:
+            action = self.choose(self, self.queue[0])
+            if action == WAIT:
+                break
+            request = self.queue.pop(0)
+            request.replica, request.placed = action, self.now
+            replica = self.replicas[action]
+            self.wait_at(replica, request, self.order_key(request), request.sequence)
+            placed.append(replica)
+        return placed
+
+    # -- queues -----------------------------------------------------------------------------------------------------
+
+    def order_key(self, request: Request) -> int:
+        order = self.settings.queue_order
+        if order == "shortest":
+            return request.rank
+        if order == "shortest_remaining":
+            return max(request.rank - request.emitted, 0)
+        return 0
+
+    def wait_at(self, replica: Replica, request: Request, key: int, sequence: int) -> None:
+        request.key = (key, sequence)
+        if self.settings.queue_order != "fcfs":
+            request.sequence = sequence
+        replica.waiting.append(request)
+        replica.waiting.sort(key=lambda q: q.key)
+        request.waiting_blocks = self.blocks_to_admit(replica, request)  # type: ignore[attr-defined]
+
+    # -- memory -----------------------------------------------------------------------------------------------------
+
+    def blocks(self, tokens: int) -> int:
+        return -(-tokens // self.settings.block_tokens)
+
+    def used(self, replica: Replica, extra: int = 0) -> int:
+        """Blocks held: incomplete prompts hold their whole prompt, decodes what they computed (+ `extra` tokens)."""
+        held = sum(self.blocks(q.computed + extra) for q in replica.decodes)
+        return held + sum(self.blocks(q.prompt) for q in replica.prefills)
+
+    def reserved(self, replica: Replica, extra: int) -> int:
+        """Blocks that admission must respect: what was set aside, or what is held if that is more."""
+        if self.settings.reservation == "prompt":
+            return self.used(replica, extra)
+        if self.settings.reservation == "peak":
+            return max(self.used(replica, extra), sum(self.blocks(q.reserved) for q in replica.residents))
+        held = sum(self.blocks(max(q.computed + extra, q.reserved)) for q in replica.decodes)
+        return held + sum(self.blocks(max(q.prompt, q.reserved)) for q in replica.prefills)
+
+    def tokens_to_reserve(self, replica: Replica, request: Request) -> int:
+        if self.settings.reservation == "peak":
+            return request.input + request.output - 1
+        if self.settings.reservation == "history":
+            peers = [q for q in replica.finished if q.input.bit_length() == request.input.bit_length()]
+            if peers:
+                return max(request.prompt, sum(q.input + q.output - 1 for q in peers) // len(peers))
+        return request.prompt
+
+    def blocks_to_admit(self, replica: Replica, request: Request) -> int:
+        if not request.swapped:
+            return self.blocks(self.tokens_to_reserve(replica, request))
+        held = request.computed + 1 if request.decoding else request.prompt
+        return self.blocks(max(held, request.reserved))
+
+    def fits(self, replica: Replica, request: Request, extra: int) -> bool:
+        """Whether a waiting request can become resident, with room for `extra` more tokens of every decode."""
+        if not replica.residents:
+            return True
+        if len(replica.residents) >= self.slots:
+            return False
+        need = self.blocks_to_admit(replica, request)
+        return self.reserved(replica, extra) + need + self.watermark <= self.capacity
+
+    def can_start(self, replica: Replica, request: Request) -> bool:
+        """Whether the replica could take the request at its next boundary, behind those that wait there already."""
+        settings = self.settings
+        if replica.n_requests == 0:
+            return True
+        if replica.n_requests >= self.slots:
+            return False
+        if settings.batching == "static":
+            return not replica.residents
+        budget = settings.max_batch_tokens - replica.queued_tokens - (len(replica.decodes) if settings.mixing else 0)
+        if (1 if settings.chunk_tokens else request.prompt) > budget:
+            return False
+        running = replica.iteration_end is not None and replica.with_decodes
+        reserved = self.reserved(replica, 1 if running else 0)
+        reserved += sum(q.waiting_blocks for q in replica.waiting)  # type: ignore[attr-defined]
+        return reserved + self.blocks_to_admit(replica, request) + self.watermark <= self.capacity
+
+    # -- composing a batch ------------------------------------------------------------------------------------------
+
+    def compose(self, replica: Replica) -> None:
+        replica.chunks, replica.with_decodes, replica.swapped_tokens = {}, False, 0
+        if replica.n_requests == 0:
+            return
+        if self.settings.batching == "static":
+            if not self.compose_static(replica):
+                return
+        else:
+            self.compose_continuous(replica)
+        prefills = [(c, q.computed) for q, c in replica.chunks.items()]
+        decodes = [q.computed for q in replica.decodes] if replica.with_decodes else []
+        duration = self.profile.iteration_ps(prefills, decodes)
+        if self.settings.swap_gb_per_s is not None:
+            per_token = round(self.profile.kv_bytes_per_token / (self.settings.swap_gb_per_s * 1e9) * PS_PER_S)
+            duration += replica.swapped_tokens * per_token
+        replica.iteration_end = self.now + duration
+        replica.busy += duration
+        replica.iterations += 1
+
+    def compose_continuous(self, replica: Replica) -> None:
+        settings = self.settings
+        if settings.preemptive:
+            self.displace(replica)
+        while replica.waiting and replica.waiting[0].swapped and self.fits(replica, replica.waiting[0], 1):
+            self.resume(replica)
+        if settings.group_order == "decode_first":
+            self.make_room_for_decodes(replica)
+            replica.with_decodes = bool(replica.decodes)
+            if settings.mixing or not replica.with_decodes:
+                self.schedule_prefills(replica, settings.max_batch_tokens - len(replica.decodes), 1)
+        else:
+            budget = settings.max_batch_tokens - (len(replica.decodes) if settings.mixing else 0)
+            self.schedule_prefills(replica, budget, 0)
+            if settings.mixing or not replica.chunks:
+                self.make_room_for_decodes(replica)
+                replica.with_decodes = bool(replica.decodes)
+
+    def schedule_prefills(self, replica: Replica, budget: int, extra: int) -> None:
+        """Incomplete prompts first, then new requests until one does not fit; nobody overtakes it."""
+        left = budget
+        for request in replica.prefills:
+            chunk = self.chunk(request.prompt - request.computed, left, not replica.chunks)
+            if chunk:
+                replica.chunks[request] = chunk
+                left -= chunk
+        while replica.waiting and left > 0:
+            head = replica.waiting[0]
+            chunk = self.chunk(head.prompt, left, not replica.chunks)
+            if chunk == 0 or head.swapped or not self.fits(replica, head, extra):
+                break
+            self.admit(replica)
+            replica.chunks[head] = chunk
+            left -= chunk
+
+    def chunk(self, wanted: int, left: int, first: bool) -> int:
+        """Prompt tokens in this iteration; a whole prompt above the budget's limit runs when no other prompt does."""
+        if self.settings.chunk_tokens:
+            return min(wanted, self.settings.chunk_tokens, max(left, 0))
+        return wanted if wanted <= left or (first and wanted > self.settings.max_batch_tokens) else 0
+
+    def admit(self, replica: Replica) -> None:
+        request = replica.waiting.pop(0)
+        self.set_aside(replica, request, self.tokens_to_reserve(replica, request))
+        request.leave_at = request.output
+        replica.prefills.append(request)
+        if request.start < 0:
+            request.start = self.now
+
+    def set_aside(self, replica: Replica, request: Request, tokens: int) -> None:
+        replica.admissions += 1
+        request.reserved, request.admission = tokens, replica.admissions
+
+    # -- eviction ---------------------------------------------------------------------------------------------------
+
+    def make_room_for_decodes(self, replica: Replica) -> None:
+        """Evicts until every decode can take one more token; prompts that are in this batch are safe."""
+        while self.used(replica, 1) > self.capacity:
+            victims = [q for q in replica.residents if q not in replica.chunks]
+            rank = {
+                "newest": lambda q: (0, q.admission),
+                "fewest_computed": lambda q: (-q.computed, q.admission),
+                "most_computed": lambda q: (q.computed, q.admission),
+            }[self.settings.victim]
+            self.evict(replica, max(victims, key=rank))
+
+    def displace(self, replica: Replica) -> None:
+        """Preemption by order: while the head does not fit, the resident with the largest key above its is evicted."""
+        while replica.waiting and not self.fits(replica, replica.waiting[0], 1):
+            worse = [q for q in replica.residents if self.order_key(q) > replica.waiting[0].key[0]]
+            if not worse:
+                return
+            self.evict(replica, max(worse, key=lambda q: (self.order_key(q), q.admission)))
+
+    def evict(self, replica: Replica, request: Request) -> None:
+        request.evictions += 1
+        (replica.decodes if request.decoding else replica.prefills).remove(request)
+        if self.settings.eviction == "swap":
+            request.swapped = True
+            replica.swapped_tokens += request.computed
+        else:
+            request.recomputed += request.computed
+            request.prompt = request.input + request.emitted
+            request.computed, request.decoding = 0, False
+        self.evictions += 1
+        if self.settings.queue_order == "fcfs":
+            self.wait_at(replica, request, -1, -self.evictions)
+        else:
+            self.wait_at(replica, request, self.order_key(request), request.sequence)
+
+    def resume(self, replica: Replica) -> None:
+        request = replica.waiting.pop(0)
+        request.swapped = False
+        self.set_aside(replica, request, request.reserved)
+        (replica.decodes if request.decoding else replica.prefills).append(request)
+        replica.swapped_tokens += request.computed
+
+    # -- static batches ---------------------------------------------------------------------------------------------
+
+    def compose_static(self, replica: Replica) -> bool:
+        """Nobody joins a batch that runs. A new one starts when full, or when the first has waited the timeout."""
+        if replica.decodes:
+            replica.with_decodes = True
+            return True
+        if replica.gathering_until is None:
+            replica.gathering_until = self.now + seconds_to_ps(self.settings.static_timeout_s)
+        if len(replica.waiting) < self.slots and self.now < replica.gathering_until:
+            return False
+        replica.gathering_until = None
+        batch: list[Request] = []
+        while replica.waiting and len(batch) < self.slots:
+            candidate = [*batch, replica.waiting[0]]
+            longest = max(q.output for q in candidate)
+            blocks = sum(self.blocks(q.input + longest - 1) for q in candidate)
+            tokens = sum(q.input for q in candidate)
+            if batch and (blocks > self.capacity or tokens > self.settings.max_batch_tokens):
+                break
+            batch = candidate
+            self.admit(replica)
+        longest = max(q.output for q in batch)
+        for request in batch:
+            request.leave_at = longest
+            self.set_aside(replica, request, request.input + longest - 1)
+            replica.chunks[request] = request.input
+        return True
+
+    # -- after an iteration -----------------------------------------------------------------------------------------
+
+    def end_iteration(self, replica: Replica) -> None:
+        replica.iteration_end = None
+        if replica.with_decodes:
+            for request in list(replica.decodes):
+                request.computed += 1
+                request.emitted += 1
+                if request.emitted == request.leave_at:
+                    replica.decodes.remove(request)
+                    self.finish(replica, request)
+        for request, chunk in replica.chunks.items():
+            self.changed = True
+            request.computed += chunk
+            if request.computed < request.prompt:
+                continue
+            replica.prefills.remove(request)
+            request.emitted += 1
+            if request.first_token < 0:
+                request.first_token = self.now
+            if request.emitted < request.leave_at:
+                request.decoding = True
+                replica.decodes.append(request)
+            else:
+                self.finish(replica, request)
+        replica.chunks, replica.with_decodes = {}, False
+
+    def finish(self, replica: Replica, request: Request) -> None:
+        request.finish = self.now
+        replica.finished.append(request)
+        self.done.append(request)
+        self.changed = True
+        self.next_user_request()
+
+    # -- what policies ask ------------------------------------------------------------------------------------------
+
+    def load(self, r: int) -> tuple[int, int]:
+        replica = self.replicas[r]
+        return (replica.queued_tokens if self.load_kind == "queued_tokens" else 0, replica.n_requests)
+
+    def random_below(self, n: int) -> int:
+        self.random_state = (self.random_state * 0x5DEECE66D + 0xB) % 2**48
+        return ((self.random_state >> 17) * n) >> 31
+
+
+def _requests(trace: Trace, arrivals: list[int]) -> list[Request]:
+    columns = zip(arrivals, trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
+    return [
+        Request(row, arrival, input_tokens, output_tokens, rank=output_tokens, prompt=input_tokens)
+        for row, (arrival, input_tokens, output_tokens) in enumerate(columns)
+    ]
+
+
+# The reference policies, in plain code.
+
+
+def to_startable(cluster: NaiveCluster, request: Request) -> int:
+    able = [r.index for r in cluster.replicas if cluster.can_start(r, request)]
+    return min(able, key=lambda r: (cluster.load(r), r)) if able else WAIT
+
+
+def to_least_loaded(cluster: NaiveCluster, request: Request) -> int:
+    return min(range(len(cluster.replicas)), key=lambda r: (cluster.load(r), r))
+
+
+def to_next_in_turn(cluster: NaiveCluster, request: Request) -> int:
+    turn = cluster.turn
+    cluster.turn = (turn + 1) % len(cluster.replicas)
+    return turn
+
+
+def to_any(cluster: NaiveCluster, request: Request) -> int:
+    return cluster.random_below(len(cluster.replicas))
+
+
+def to_better_of_two(cluster: NaiveCluster, request: Request) -> int:
+    n = len(cluster.replicas)
+    first = cluster.random_below(n)
+    if n == 1:
+        return first
+    second = (first + 1 + cluster.random_below(n - 1)) % n
+    return second if cluster.load(second) < cluster.load(first) else first
+
+
+POLICIES: dict[str, Callable[[NaiveCluster, Request], int]] = {
+    "fifo": to_startable,
+    "sjf": to_startable,
+    "jsq_requests": to_least_loaded,
+    "jsq_tokens": to_least_loaded,
+    "srpt": to_least_loaded,
+    "round_robin": to_next_in_turn,
+    "random": to_any,
+    "power_of_two": to_better_of_two,
+}
