@@ -1,0 +1,113 @@
+"""Every metric, defined once.
+
+| metric | definition |
+|---|---|
+| queueing delay | arrival to first execution (PecSched) |
+| TTFT | arrival to first token, which is the end of prefill |
+| TPOT | (finish - first token) / (output tokens - 1), for requests of 2 or more output tokens |
+| JCT | arrival to finish |
+| makespan | time zero to the last completion; to the end of the run if something is unfinished |
+| short throughput | finished shorts / makespan (PecSched) |
+| throughput | output tokens of finished requests / makespan |
+| idle rate | idle / (idle + busy) over GPUs and the makespan (PecSched) |
+| starved fraction | longs not finished when the run ends / longs (PecSched) |
+
+A request that has not started counts in the queueing delay with its wait so far, a lower bound: leaving it out would
+make a policy that never serves it look good.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pecgym.analysis.request_log import NEVER, RequestLog
+from pecgym.costs import cost_usd, energy_joules
+
+PERCENTILES = (1, 25, 50, 75, 99)
+
+
+def queueing_delay_s(log: RequestLog) -> Any:
+    """float64[n]: arrival to first execution; for a request that has not started, its wait so far."""
+    start = log.seconds("start")
+    return np.where(np.isnan(start), log.facts.end_s, start) - log.seconds("arrival")
+
+
+def ttft_s(log: RequestLog) -> Any:
+    """float64[n]: arrival to first token, NaN if there was none."""
+    return log.seconds("first_token") - log.seconds("arrival")
+
+
+def tpot_s(log: RequestLog) -> Any:
+    """float64[n]: mean time between a request's tokens, NaN if unfinished or of one token."""
+    gaps = log.counts["output_tokens"] - 1
+    spent = log.seconds("finish") - log.seconds("first_token")
+    return np.divide(spent, gaps, out=np.full(len(log), np.nan), where=gaps > 0)
+
+
+def jct_s(log: RequestLog) -> Any:
+    """float64[n]: arrival to finish, NaN if unfinished."""
+    return log.seconds("finish") - log.seconds("arrival")
+
+
+def makespan_s(log: RequestLog) -> float:
+    """Seconds from time zero to the last completion, or to the run's end if something is unfinished."""
+    finish = log.ps["finish"]
+    if len(log) and np.all(finish != NEVER):
+        return float(np.max(log.seconds("finish")))
+    return log.facts.end_s
+
+
+def idle_rate(log: RequestLog) -> float | None:
+    """Share of the replicas' time, up to the makespan, in which no iteration ran."""
+    span = makespan_s(log) * len(log.facts.busy_s)
+    return 1 - float(np.sum(log.facts.busy_s)) / span if span > 0 else None
+
+
+def metrics_row(log: RequestLog) -> dict[str, Any]:
+    """One row of a result table: the run's labels, then every metric; None where one does not apply."""
+    facts = log.facts
+    finished = log.ps["finish"] != NEVER
+    short, long = ~log.is_long, log.is_long
+    span_s = makespan_s(log)
+    delay = queueing_delay_s(log)
+    row: dict[str, Any] = dict(facts.labels)
+    row |= {"n_requests": len(log), "n_finished": int(finished.sum()), "makespan_s": span_s}
+    for group, members in (("short", short), ("long", long), ("all", short | long)):
+        row |= _percentiles(f"{group}_queueing_delay", delay[members])
+    row["short_throughput_rps"] = _ratio((finished & short).sum(), span_s) if short.any() else None
+    row["throughput_rps"] = _ratio(finished.sum(), span_s)
+    row["throughput_tokens_per_s"] = _ratio(log.counts["output_tokens"][finished].sum(), span_s)
+    for name, values in (("ttft", ttft_s(log)), ("tpot", tpot_s(log)), ("jct", jct_s(log))):
+        row[f"{name}_mean_s"] = _mean(values)
+        row |= _percentiles(name, values, (50, 99))
+    row["long_jct_mean_s"] = _mean(jct_s(log)[long])
+    row["preemptions"] = 0
+    row["evictions"] = int(log.counts["evictions"].sum())
+    row["recomputed_tokens"] = int(log.counts["recomputed_tokens"].sum())
+    row["idle_rate"] = idle_rate(log)
+    row["starved_fraction"] = _ratio((long & ~finished).sum(), long.sum())
+    gpu_s = span_s * facts.gpus
+    busy_gpu_s = float(np.sum(facts.busy_s)) * facts.gpus_per_replica
+    row["gpu_hours"] = gpu_s / 3600
+    row["cost_usd"] = cost_usd(gpu_s, facts.price_per_gpu_hour_usd)
+    row["energy_kwh"] = energy_joules(busy_gpu_s, gpu_s - busy_gpu_s, facts.busy_w, facts.idle_w) / 3.6e6
+    row["engine_wall_s"] = facts.wall_s
+    row["notes"] = list(facts.notes)
+    return row
+
+
+def _percentiles(name: str, values: Any, percentiles: tuple[int, ...] = PERCENTILES) -> dict[str, float | None]:
+    known = values[~np.isnan(values)]
+    found = np.percentile(known, percentiles) if len(known) else [None] * len(percentiles)
+    return {f"{name}_p{p}_s": None if v is None else float(v) for p, v in zip(percentiles, found, strict=True)}
+
+
+def _mean(values: Any) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None
+
+
+def _ratio(part: Any, whole: Any) -> float | None:
+    return float(part / whole) if whole > 0 else None

@@ -1,0 +1,222 @@
+"""The front door: a cluster made of names, run to a log of requests or driven by hand."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pecgym.analysis import RequestLog, RunFacts
+from pecgym.analysis.request_log import COUNT_COLUMNS, NEVER, TIME_COLUMNS
+from pecgym.costs import ClusterSpec, ModelSpec, Profile, find_profile, load_cluster, load_gpu, load_model, load_profile
+from pecgym.engine import Decision, EngineSettings, Simulator, Snapshot, load_engine
+from pecgym.errors import EngineError, SpecError
+from pecgym.policies import Policy, PythonPolicy, load_policy
+from pecgym.random import random_stream
+from pecgym.units import ps_to_seconds
+from pecgym.workload import ClosedLoop, Trace, load_trace
+from pecgym.workload.generator import is_generator_name
+
+
+class Cluster:
+    """Equal replicas of one model, a policy in front of them, and a workload. Made by `make_cluster`."""
+
+    def __init__(
+        self,
+        model: ModelSpec,
+        spec: ClusterSpec,
+        profile: Profile,
+        engine: EngineSettings,
+        policy: Policy | None,
+        workload: Trace | ClosedLoop,
+        seed: int,
+        scenario: str,
+    ) -> None:
+        self.model, self.spec, self.profile, self.engine = model, spec, profile, engine
+        self.policy, self.workload, self.seed, self.scenario = policy, workload, seed, scenario
+        self.trace = workload.lengths if isinstance(workload, ClosedLoop) else workload
+        self.n_replicas = spec.replica_count(profile.tp)
+        self.simulator = self._new_simulator()
+        if isinstance(workload, ClosedLoop):
+            self.simulator.load_closed_loop(workload)
+        else:
+            self.simulator.load_trace(workload)
+        self._wall_s = 0.0
+
+    def run(self, until_s: float = math.inf) -> RequestLog:
+        """Runs the policy until everything is served, or to `until_s`, and returns the log so far.
+
+        Raises EngineError for a cluster without a policy: use next_decision() and apply().
+        """
+        if self.policy is None:
+            raise EngineError("this cluster has no policy: drive it by next_decision() and apply(), then log()")
+        started = time.perf_counter()
+        if self.policy.actor is None:
+            self.simulator.run(until_s)
+        else:
+            while (decision := self.simulator.next_decision(until_s)) is not None:
+                self.simulator.apply(self.policy.actor.act(decision))
+        self._wall_s += time.perf_counter() - started
+        return self.log()
+
+    def run_stream(self, chunks: Iterator[Trace], sink: Callable[[Any], None]) -> float:
+        """Runs a workload that is too large for memory in place of the cluster's own; returns the engine's seconds.
+
+        chunks: consecutive parts of a trace, such as `pecgym.workload.stream_trace(path)`. sink: gets the rows of
+        finished requests in parts, LOG_ROW[n] of pecgym.engine.state (times in picoseconds). Memory stays bounded as
+        long as the number of unfinished requests does.
+        """
+        if self.policy is None or self.policy.actor is not None:
+            raise EngineError("a streamed workload needs a compiled policy")
+        waited_s = 0.0
+
+        def timed(source: Iterator[Trace]) -> Iterator[Trace]:
+            nonlocal waited_s
+            while True:
+                started = time.perf_counter()
+                chunk = next(source, None)
+                waited_s += time.perf_counter() - started
+                if chunk is None:
+                    return
+                yield chunk
+
+        simulator = self._new_simulator()
+        started = time.perf_counter()
+        simulator.load_stream(timed(chunks), sink)
+        simulator.run()
+        simulator.drain()
+        return time.perf_counter() - started - waited_s
+
+    def next_decision(self, until_s: float = math.inf) -> Decision | None:
+        """Runs to the next decision that is left to the caller; None when none is left (or none before `until_s`)."""
+        return self.simulator.next_decision(until_s)
+
+    def apply(self, action: int) -> None:
+        """Answers the decision that is due: a replica's index, or pecgym.WAIT."""
+        self.simulator.apply(action)
+
+    def snapshot(self) -> Snapshot:
+        """A copy of the simulation at this moment."""
+        return self.simulator.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot; from there everything continues bit for bit."""
+        self.simulator.restore(snapshot)
+
+    def log(self) -> RequestLog:
+        """What has happened so far."""
+        finished, waiting = self.simulator.finished(), self.simulator.unfinished()
+        pending = np.zeros(len(waiting), finished.dtype).view(np.recarray)
+        for name in set(finished.dtype.names) & set(waiting.dtype.names):
+            pending[name] = waiting[name]
+        pending.finish_ps = NEVER
+        rows: Any = np.concatenate([finished, pending]).view(np.recarray)
+        rows = rows[np.argsort(rows.row)]
+        return RequestLog(
+            ps={event: rows[f"{event}_ps"].copy() for event in TIME_COLUMNS},
+            counts={name: rows[name].copy() for name in COUNT_COLUMNS},
+            is_long=self.trace.is_long[rows.row],
+            facts=self.facts(
+                int(rows.input_tokens.max(initial=0)), int((rows.input_tokens + rows.output_tokens).max(initial=0))
+            ),
+        )
+
+    def facts(self, longest_prompt: int, longest_context: int) -> RunFacts:
+        """What the run was. longest_prompt, longest_context: in tokens, to say what the profile extrapolates."""
+        gpu = load_gpu(self.spec.gpu)
+        note = self.profile.range_note(longest_prompt, longest_context, 0)
+        return RunFacts(
+            labels={
+                "policy": self.policy.name if self.policy else "outside",
+                "model": self.model.name,
+                "cluster": self.spec.name,
+                "engine": self.engine.name,
+                "profile": self.profile.name,
+                "workload": self.trace.name,
+                "scenario": self.scenario,
+                "seed": self.seed,
+            },
+            gpus=self.spec.gpu_count,
+            gpus_per_replica=self.profile.tp,
+            end_s=self.simulator.now_s,
+            busy_s=ps_to_seconds(self.simulator.busy_ps()),
+            idle_w=self.profile.idle_w,
+            busy_w=self.profile.busy_w,
+            price_per_gpu_hour_usd=gpu.price_per_hour_usd,
+            wall_s=self._wall_s,
+            notes=(note,) if note else (),
+        )
+
+    def _new_simulator(self) -> Simulator:
+        policy = self.policy or Policy("outside", load="queued_tokens")
+        engine = self.engine
+        if policy.queue_order is not None:
+            engine = engine.with_changes(queue_order=policy.queue_order)
+        if policy.preemptive is not None:
+            engine = engine.with_changes(preemptive=policy.preemptive)
+        return Simulator(
+            self.n_replicas,
+            self.profile,
+            engine,
+            choose=policy.choose,
+            load=policy.load,
+            global_order=policy.global_order,
+            policy_stream=random_stream(self.seed, "policy"),
+        )
+
+
+def make_cluster(
+    model: str = "llama-3.1-70b",
+    cluster: str = "p4de_x4",
+    policy: str | Policy | PythonPolicy | type | None = "fifo",
+    workload: str | Path | Trace | ClosedLoop = "azure2023_conv",
+    engine: str | EngineSettings = "vllm",
+    *,
+    seed: int = 0,
+    tp: int | None = None,
+    profile: str | Path | Profile | None = None,
+    scenario: str = "native",
+) -> Cluster:
+    """A cluster by names: see docs/first-steps.md.
+
+    Args:
+        model: a shipped model or the path of a .yaml (docs/cost-model.md).
+        cluster: the same for the hardware.
+        policy: a reference policy, an import path "module:name", a Policy, an object or class with `act(decision)`, or
+            None to take every decision yourself.
+        workload: an embedded workload ("azure2023_conv", ...), a trace file, a Trace or a ClosedLoop.
+        engine: an engine preset (docs/engine.md), the path of a .yaml, or EngineSettings.
+        seed: of the embedded workload and of the policy's random numbers, which are separate streams.
+        tp: GPUs per replica; None: the model's default.
+        profile: cost profile by name or path; None: that of (model, GPU, tp) on vLLM.
+        scenario: a label for tables.
+
+    Raises:
+        PecGymError: a name does not exist, or a request is larger than a replica's memory.
+    """
+    model_spec, spec = load_model(model), load_cluster(cluster)
+    if profile is None:
+        profile = find_profile(model_spec.name, spec.gpu, tp or model_spec.default_tp)
+    elif not isinstance(profile, Profile):
+        profile = load_profile(profile)
+    if tp is not None and tp != profile.tp:
+        raise SpecError(
+            f"tp={tp}, but profile {profile.name} is of {profile.tp} GPUs per replica; leave one of them out"
+        )
+    if not isinstance(workload, Trace | ClosedLoop):
+        options = {"seed": seed} if isinstance(workload, str) and is_generator_name(workload) else {}
+        workload = load_trace(workload, **options)
+    return Cluster(
+        model_spec,
+        spec,
+        profile,
+        engine if isinstance(engine, EngineSettings) else load_engine(engine),
+        None if policy is None else load_policy(policy),
+        workload,
+        seed,
+        scenario,
+    )

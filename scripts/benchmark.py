@@ -1,0 +1,211 @@
+"""Speed against the bars, one row each. A benchmark, not a test: run it on a quiet machine.
+
+    python scripts/benchmark.py [--json FILE] [--only NAME ...] [--repeats N]
+
+Engine times exclude set-up (reading, generating, allocating) unless the row's name says otherwise; medians of several
+runs. Figures of other simulators in the table of docs/engine.md were measured on the same kind of machine (2 cores).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from pecgym import Trace, make_cluster
+from pecgym.cluster import Cluster
+from pecgym.workload import generate, generate_chunks
+
+WEEK_S = 7 * 86400.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure: `holds` says whether it is on the right side of its bar (None: no bar)."""
+
+    name: str
+    value: float
+    unit: str
+    bar: float | None
+    holds: bool | None
+
+
+def at_least(name: str, value: float, unit: str, bar: float) -> Row:
+    return Row(name, value, unit, bar, value >= bar)
+
+
+def at_most(name: str, value: float, unit: str, bar: float) -> Row:
+    return Row(name, value, unit, bar, value <= bar)
+
+
+def engine_seconds(make: Callable[[], Cluster], repeats: int) -> tuple[float, int]:
+    """Median wall-clock seconds of the engine alone, and the number of requests."""
+    seconds, requests = [], 0
+    for _ in range(repeats):
+        log = make().run()
+        seconds.append(log.facts.wall_s)
+        requests = len(log)
+    return median(seconds), requests
+
+
+def hour(policy: str, repeats: int, engine: str = "vllm") -> Iterator[Row]:
+    """The Azure conversation hour on 32 A100s, Llama-3.1-70B TP4 (8 replicas)."""
+    trace = generate("azure2023_conv")
+    seconds, requests = engine_seconds(lambda: make_cluster(policy=policy, workload=trace, engine=engine), repeats)
+    yield at_least(f"hour, {policy}, {engine}", requests / seconds, "requests/s", 1e6)
+
+
+def hour_32_replicas(repeats: int) -> Iterator[Row]:
+    """The same hour on 32 replicas of a 7B model."""
+    trace = generate("azure2023_conv")
+    seconds, requests = engine_seconds(lambda: make_cluster("mistral-7b", policy="jsq_tokens", workload=trace), repeats)
+    yield at_least("hour, jsq_tokens, 32 replicas", requests / seconds, "requests/s", 1e6)
+
+
+def growth(policy: str, repeats: int) -> Iterator[Row]:
+    """Cost of a request when GPUs and arrivals grow together from 32 to 4096 (the same hour's rate, 128 times)."""
+    small = generate("azure2023_conv")
+    copies = 128
+    large = Trace.merge(*(generate("azure2023_conv", seed=seed, duration_s=300.0) for seed in range(copies)))
+    few, n_few = engine_seconds(lambda: make_cluster(policy=policy, workload=small), repeats)
+    many, n_many = engine_seconds(lambda: make_cluster(cluster="p4de_x512", policy=policy, workload=large), repeats)
+    yield at_most(f"cost of a request, 4096 / 32 GPUs, {policy}", (many / n_many) / (few / n_few), "x", 2.0)
+
+
+def overload(repeats: int) -> Iterator[Row]:
+    """Twice the load that the cluster can serve: long queues everywhere."""
+    trace = generate("azure2023_conv").scale_rate(6.0)
+    seconds, requests = engine_seconds(lambda: make_cluster(policy="fifo", workload=trace), repeats)
+    yield at_least("hour at 6 times the rate, fifo", requests / seconds, "requests/s", 5e5)
+
+
+def week(repeats: int) -> Iterator[Row]:
+    """A synthetic week of both Azure 2024 workloads on 32 replicas, generated and simulated in chunks, in a process of
+    its own so that its peak memory is its own."""
+    output = subprocess.run(
+        [sys.executable, __file__, "--week"], capture_output=True, text=True, check=True, env=os.environ
+    ).stdout
+    seen = json.loads(output.splitlines()[-1])
+    yield at_least("week, requests", seen["requests"], "requests", 4.3e7)
+    yield at_most("week, 32 replicas, generating included", seen["seconds"], "s", 180.0)
+    yield Row("week, engine", seen["requests"] / seen["engine_s"], "requests/s", None, None)
+    yield at_most("week, peak memory", seen["peak_bytes"] / 2**30, "GiB", 2.0)
+
+
+def run_week() -> None:
+    """The body of `week`: prints one JSON line."""
+    cluster = make_cluster(
+        "llama-3.1-8b", "p4de_x4", policy="jsq_tokens", workload=generate("azure2023_conv").slice(0, 1)
+    )
+    started = time.perf_counter()
+    chunks = generate_chunks("azure2024_conv+azure2024_code", duration_s=WEEK_S)
+    finished = 0
+    queued_ps = 0
+
+    def sink(rows: Any) -> None:
+        nonlocal finished, queued_ps
+        finished += len(rows)
+        queued_ps += int((rows.start_ps - rows.arrival_ps).sum())
+
+    engine_s = cluster.run_stream(chunks, sink)
+    print(
+        json.dumps(
+            {
+                "requests": finished,
+                "seconds": time.perf_counter() - started,
+                "engine_s": engine_s,
+                "mean_queueing_delay_s": queued_ps / 1e12 / max(finished, 1),
+                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            }
+        )
+    )
+
+
+def first_run(repeats: int) -> Iterator[Row]:
+    """A fresh process with an empty cache of compiled code, then one with a full one: import, make, first request."""
+    program = (
+        "import pecgym; c = pecgym.make_cluster(workload=pecgym.load_trace('azure2023_conv').slice(0, 1)); c.run()"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "PECGYM_CACHE_DIR": folder}
+
+        def seconds() -> float:
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", program], env=env, check=True, capture_output=True)
+            return time.perf_counter() - started
+
+        yield at_most("first run, compilation included", seconds(), "s", 60.0)
+        yield at_most("later run: import and first request", median(seconds() for _ in range(repeats)), "s", 2.0)
+
+
+def memory(repeats: int) -> Iterator[Row]:
+    """Peak memory of this process, after the rows before it."""
+    yield Row("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB", None, None)
+
+
+BENCHMARKS: dict[str, Callable[[int], Iterator[Row]]] = {
+    "hour_fifo": lambda n: hour("fifo", n),
+    "hour_jsq_tokens": lambda n: hour("jsq_tokens", n),
+    "hour_srpt": lambda n: hour("srpt", n),
+    "hour_sarathi": lambda n: hour("fifo", n, "sarathi"),
+    "hour_32_replicas": hour_32_replicas,
+    "overload": overload,
+    "growth_fifo": lambda n: growth("fifo", n),
+    "growth_jsq_tokens": lambda n: growth("jsq_tokens", n),
+    "memory": memory,
+    "week": week,
+    "first_run": first_run,
+}
+
+
+def _number(value: float) -> str:
+    return f"{value:,.3g}" if value < 1e4 else f"{value:,.0f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", metavar="FILE", help="write the rows as a JSON list; - for standard output")
+    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--repeats", type=int, default=15, help="runs per engine figure (default 15)")
+    parser.add_argument("--week", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.week:
+        run_week()
+        return
+    make_cluster(workload=generate("azure2023_conv").slice(0, 10)).run()
+    rows: list[Row] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        names = arguments.only or list(BENCHMARKS)
+        for name in progress.track(names, description="benchmarks"):
+            rows += BENCHMARKS[name](arguments.repeats)
+    if arguments.json == "-":
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    if arguments.json:
+        with open(arguments.json, "w") as file:  # noqa: PTH123
+            json.dump([asdict(row) for row in rows], file, indent=1)
+    table = Table(title=f"PecGym on {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+    for heading in ("figure", "value", "unit", "bar", "holds"):
+        table.add_column(heading, justify="left" if heading in ("figure", "unit") else "right")
+    for row in rows:
+        holds = {None: "", True: "yes", False: "[red]no"}[row.holds]
+        table.add_row(row.name, _number(row.value), row.unit, "" if row.bar is None else _number(row.bar), holds)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

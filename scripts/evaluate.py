@@ -1,0 +1,95 @@
+"""The main job: policies x workloads x seeds, in parallel processes, to a table, per-request Parquet and summaries.
+
+    python scripts/evaluate.py policies=[fifo,jsq_tokens] seeds=[0,1] workload.path=my_trace.csv out=results/mine
+
+docs/evaluate.md lists the keys. A run that was interrupted continues where it stopped when it is started again.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from pecgym.analysis import results_table
+from pecgym.errors import PecGymError
+from pecgym.evaluation import EngineConfig, EvaluationPlan, ScenarioConfig, WorkloadConfig, evaluate
+
+
+@dataclass
+class NameConfig:
+    """A thing known by its name, or by the path of its .yaml."""
+
+    name: str = "???"
+
+
+@dataclass
+class EvaluateConfig:
+    """The keys of scripts/evaluate.py; any other key is an error."""
+
+    policies: list[str] = field(default_factory=list)
+    model: NameConfig = field(default_factory=NameConfig)
+    cluster: NameConfig = field(default_factory=NameConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
+    workloads: list[str] | None = None
+    scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
+    seeds: list[int] = field(default_factory=lambda: [0])
+    profile: str | None = None
+    tp: int | None = None
+    out: str = "results/evaluate"
+    workers: int | None = None
+    until_s: float | None = None
+    requests: bool = True
+    fresh: bool = False
+
+
+store = ConfigStore.instance()
+store.store(group="schema", name="evaluate", node=EvaluateConfig, package="_global_")
+store.store(group="schema", name="engine", node=EngineConfig)
+store.store(group="schema", name="workload", node=WorkloadConfig)
+store.store(group="schema", name="scenario", node=ScenarioConfig)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
+def main(config: EvaluateConfig) -> None:
+    console = Console()
+    values: EvaluateConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+    plan = EvaluationPlan(
+        policies=tuple(values.policies),
+        model=values.model.name,
+        cluster=values.cluster.name,
+        engine=values.engine,
+        workload=values.workload,
+        workloads=None if values.workloads is None else tuple(values.workloads),
+        scenario=values.scenario,
+        seeds=tuple(values.seeds),
+        profile=values.profile,
+        tp=values.tp,
+        until_s=values.until_s,
+    )
+    try:
+        result = evaluate(
+            plan, Path(values.out), workers=values.workers, keep_requests=values.requests, fresh=values.fresh
+        )
+    except PecGymError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {error}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted: what was done is kept; the same command continues")
+        sys.exit(130)
+    if not console.is_terminal:
+        console.width = 160
+    console.print(results_table(result.rows))
+    for note in sorted({note for row in result.rows for note in row["notes"]}):
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    console.print(result.where(), highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()
