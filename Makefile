@@ -28,7 +28,7 @@ bench: $(VENV)/.base  ## speed against the bars
 	$(BIN)/python scripts/benchmark.py
 
 docs: $(VENV)/.docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "PecGym needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }

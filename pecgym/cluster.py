@@ -181,7 +181,7 @@ def make_cluster(
     profile: str | Path | Profile | None = None,
     scenario: str = "native",
 ) -> Cluster:
-    """A cluster by names: see docs/first-steps.md.
+    """A cluster by names: see docs/index.md.
 
     Args:
         model: a shipped model or the path of a .yaml (docs/cost-model.md).

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pecgym.cluster import Cluster, make_cluster
+from pecgym.costs import find_profile, load_cluster, load_model, load_profile
 from pecgym.engine import EngineSettings, load_engine
 from pecgym.engine.compiled import sources_hash
 from pecgym.engine.simulator import warm_up
@@ -28,7 +29,7 @@ from pecgym.errors import PecGymError, SpecError
 from pecgym.policies import load_policy
 from pecgym.scenario import scale_to_load
 from pecgym.workload import Trace, generate, load_trace
-from pecgym.workload.generator import is_generator_name
+from pecgym.workload.generator import generator_names, is_generator_name
 
 
 @dataclass
@@ -150,6 +151,24 @@ class EvaluationPlan:
             raise SpecError("a policy, workload or seed is named twice")
         return jobs
 
+    def check(self) -> set[Callable[..., Any] | None]:
+        """Raises PecGymError for a name or path that does not exist, before anything is compiled or run.
+
+        Returns the functions that decide for the policies.
+        """
+        self.engine.load()
+        model, cluster = load_model(self.model), load_cluster(self.cluster)
+        if self.profile is None:
+            find_profile(model.name, cluster.gpu, self.tp or model.default_tp)
+        else:
+            load_profile(self.profile)
+        for path in {job.workload.path for job in self.jobs()} - {None}:
+            if not Path(str(path)).exists():
+                raise SpecError(
+                    f"workload {path}: no such file; the embedded workloads are {', '.join(generator_names())}"
+                )
+        return {load_policy(name).choose for name in self.policies}
+
 
 @dataclass(frozen=True)
 class Job:
@@ -227,8 +246,7 @@ def evaluate(
         KeyboardInterrupt: interrupted; the files hold what was done.
     """
     jobs = plan.jobs()
-    plan.engine.load()
-    choices = {load_policy(name).choose for name in plan.policies}
+    choices = plan.check()
     runs = out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     todo = [job for job in jobs if fresh or not _done(runs, job, keep_requests)]

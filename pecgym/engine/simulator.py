@@ -275,20 +275,21 @@ class Simulator:
         """A request that no replica can hold would wait for ever: it is refused here."""
         block = self.settings.block_tokens
         peak = trace.input_tokens + trace.output_tokens - 1
+        too_large = np.flatnonzero(-(-peak // block) > self.capacity_tokens // block)
+        if len(too_large):
+            i = int(too_large[0])
+            row = int(self.state.cluster[0].row_offset + self.state.cluster[0].n_rows) + i
+            raise EngineError(
+                f"trace {trace.name!r}: {len(too_large)} of {len(trace)} requests exceed a replica's KV memory; "
+                f"the first is row {row} with {int(peak[i]):,} tokens (input + output - 1) against a capacity of "
+                f"{self.capacity_tokens:,}; use more GPUs per replica, or remove or shorten such requests"
+            )
         largest = int(peak.max(initial=0))
         batch = max(self.settings.max_batch_tokens, largest)
         if batch * (batch + 2 * largest) > self.profile.max_pairs:
             raise EngineError(
                 f"trace {trace.name!r}: prefills of up to {batch:,} tokens per iteration overflow 64-bit time with "
                 f"profile {self.profile.name}; lower engine.max_batch_tokens or shorten the prompts"
-            )
-        too_large = np.flatnonzero(-(-peak // block) > self.capacity_tokens // block)
-        if len(too_large):
-            i = int(too_large[0])
-            raise EngineError(
-                f"trace {trace.name!r}: {len(too_large)} of {len(trace)} requests exceed a replica's KV memory; "
-                f"the first is row {i} with {int(peak[i]):,} tokens (input + output - 1) against a capacity of "
-                f"{self.capacity_tokens:,}; use more GPUs per replica, or remove or shorten such requests"
             )
 
 

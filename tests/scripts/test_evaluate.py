@@ -1,0 +1,136 @@
+"""The main job, started as a user starts it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pecgym.errors import SpecError
+from pecgym.evaluation import EvaluationPlan, ScenarioConfig, WorkloadConfig, evaluate
+from tests.conftest import REPOSITORY, shared_file
+
+KEYS = """policy model workload scenario seed n_requests n_finished makespan_s short_queueing_delay_p1_s
+short_queueing_delay_p25_s short_queueing_delay_p50_s short_queueing_delay_p75_s short_queueing_delay_p99_s
+long_queueing_delay_p99_s all_queueing_delay_p99_s short_throughput_rps throughput_tokens_per_s ttft_mean_s ttft_p99_s
+tpot_mean_s jct_mean_s long_jct_mean_s preemptions evictions recomputed_tokens idle_rate starved_fraction gpu_hours
+energy_kwh engine_wall_s""".split()
+
+SMALL = WorkloadConfig(duration_s=60.0)
+
+
+def run_script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "scripts/evaluate.py", *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_writes_a_table_a_summary_and_every_request(tmp_path: Path) -> None:
+    done = run_script(
+        "policies=[fifo,random]", "seeds=[0,1]", "workload.duration_s=60", "model=llama-3.1-8b", f"out={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "random" in done.stdout
+    assert "median of 2 seeds" in done.stdout
+    rows = json.loads((tmp_path / "summary.json").read_text())
+    assert [(r["policy"], r["seed"]) for r in rows] == [("fifo", 0), ("random", 0), ("fifo", 1), ("random", 1)]
+    assert not set(KEYS) - set(rows[0])
+    with (tmp_path / "table.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(r["jct_mean_s"]) for r in table] == [r["jct_mean_s"] for r in rows]
+    requests = pq.read_table(tmp_path / "requests.parquet")
+    assert len(requests) == sum(r["n_requests"] for r in rows)
+
+
+def test_a_real_file_by_path(tmp_path: Path) -> None:
+    path = shared_file("traces/azure2023/AzureLLMInferenceTrace_conv.csv")
+    done = run_script("policies=[fifo]", f"workload.path={path}", f"out={tmp_path}", "requests=false")
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "summary.json").read_text())
+    assert row["n_requests"] == row["n_finished"] == 19_366
+    assert row["workload"] == "AzureLLMInferenceTrace_conv"
+    assert not (tmp_path / "requests.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["policies=[fifi]"], "choose one of fifo"),
+        (["workload.path=no/such/file.csv"], "no such file"),
+        (["engine.kv_capacity_tokens=500"], "exceed a replica's KV memory"),
+        (["enigne=vllm"], "enigne"),
+        (["engine.chunks=1"], "engine.chunks"),
+        (["scenario.load=0.5"], "steady with a load"),
+        (["cluster=a100_x1"], "does not fit a node"),
+    ],
+)
+def test_mistakes_are_named_without_a_traceback(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = run_script(*arguments, f"out={tmp_path}", "workers=1", *(["policies=[fifo]"] if len(arguments) == 0 else []))
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
+    first = evaluate(EvaluationPlan(("fifo",), workload=SMALL), tmp_path, workers=1)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    both = evaluate(EvaluationPlan(("fifo", "random"), workload=SMALL), tmp_path, workers=1)
+    assert both.rows[0] == first.rows[0]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    again = evaluate(EvaluationPlan(("fifo",), workload=SMALL), tmp_path, workers=1, fresh=True)
+    assert again.rows[0]["digest"] == first.rows[0]["digest"]
+    assert {path: path.stat().st_mtime_ns for path in kept} != kept
+
+
+def test_an_interruption_keeps_the_runs_that_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pecgym.evaluation as evaluation
+
+    run_job = evaluation.run_job
+
+    def interrupted(job, runs, keep_requests):
+        if job.policy == "random":
+            raise KeyboardInterrupt
+        run_job(job, runs, keep_requests)
+
+    plan = EvaluationPlan(("fifo", "random"), workload=SMALL)
+    monkeypatch.setattr(evaluation, "run_job", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(plan, tmp_path, workers=1)
+    assert [r["policy"] for r in json.loads((tmp_path / "summary.json").read_text())] == ["fifo"]
+    monkeypatch.setattr(evaluation, "run_job", run_job)
+    assert [r["policy"] for r in evaluate(plan, tmp_path, workers=1).rows] == ["fifo", "random"]
+
+
+def test_workers_change_nothing(tmp_path: Path) -> None:
+    plan = EvaluationPlan(("fifo", "random"), workload=SMALL, seeds=(0, 1), scenario=ScenarioConfig("steady", 0.7))
+    digests = [
+        [row["digest"] for row in evaluate(plan, tmp_path / str(n), workers=n, keep_requests=False).rows]
+        for n in (1, 2)
+    ]
+    assert digests[0] == digests[1]
+
+
+def test_several_workloads_stand_in_one_summary(tmp_path: Path) -> None:
+    plan = EvaluationPlan(("fifo",), workload=SMALL, workloads=("azure2023_conv", "azure2023_code"))
+    rows = evaluate(plan, tmp_path, workers=1).rows
+    assert [row["workload"] for row in rows] == ["azure2023_conv", "azure2023_code"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (EvaluationPlan(()), "nothing to run"),
+        (EvaluationPlan(("fifo", "fifo")), "twice"),
+        (EvaluationPlan(("fifo",), seeds=(1, 1)), "twice"),
+        (EvaluationPlan(("fifo",), scenario=ScenarioConfig("steady")), "scenario.load"),
+        (EvaluationPlan(("fifo",), workload=WorkloadConfig(start_s=1e6)), "no request arrives"),
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(plan: EvaluationPlan, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=message):
+        evaluate(plan, tmp_path, workers=1)
