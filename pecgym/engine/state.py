@@ -177,7 +177,7 @@ HEAP_ENTRY = _layout("step", "slot")
 
 
 class State(NamedTuple):
-    """All that the kernel reads and writes: R replicas, B slots each, S request slots, N trace rows, P >= R a power of 2."""
+    """All that the kernel reads and writes: R replicas of B slots, S request slots, N trace rows, P = 2^k >= R."""
 
     cluster: Any  # CLUSTER[1]
     settings: Any  # SETTINGS[1]

@@ -15,11 +15,38 @@ from pecgym.errors import SpecError
 from pecgym.evaluation import EvaluationPlan, ScenarioConfig, WorkloadConfig, evaluate
 from tests.conftest import REPOSITORY, shared_file
 
-KEYS = """policy model workload scenario seed n_requests n_finished makespan_s short_queueing_delay_p1_s
-short_queueing_delay_p25_s short_queueing_delay_p50_s short_queueing_delay_p75_s short_queueing_delay_p99_s
-long_queueing_delay_p99_s all_queueing_delay_p99_s short_throughput_rps throughput_tokens_per_s ttft_mean_s ttft_p99_s
-tpot_mean_s jct_mean_s long_jct_mean_s preemptions evictions recomputed_tokens idle_rate starved_fraction gpu_hours
-energy_kwh engine_wall_s""".split()
+KEYS = [
+    "policy",
+    "model",
+    "workload",
+    "scenario",
+    "seed",
+    "n_requests",
+    "n_finished",
+    "makespan_s",
+    "short_queueing_delay_p1_s",
+    "short_queueing_delay_p25_s",
+    "short_queueing_delay_p50_s",
+    "short_queueing_delay_p75_s",
+    "short_queueing_delay_p99_s",
+    "long_queueing_delay_p99_s",
+    "all_queueing_delay_p99_s",
+    "short_throughput_rps",
+    "throughput_tokens_per_s",
+    "ttft_mean_s",
+    "ttft_p99_s",
+    "tpot_mean_s",
+    "jct_mean_s",
+    "long_jct_mean_s",
+    "preemptions",
+    "evictions",
+    "recomputed_tokens",
+    "idle_rate",
+    "starved_fraction",
+    "gpu_hours",
+    "energy_kwh",
+    "engine_wall_s",
+]
 
 SMALL = WorkloadConfig(duration_s=60.0)
 
