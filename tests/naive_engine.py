@@ -384,7 +384,7 @@ class NaiveCluster:
     # -- static batches ---------------------------------------------------------------------------------------------
 
     def compose_static(self, replica: Replica) -> bool:
-        """Nobody joins a batch that runs. A new one starts when full, or when the first has waited the timeout."""
+        """Nobody joins a batch that runs. An idle replica gathers one until it is full, at most for the timeout."""
         if replica.decodes:
             replica.with_decodes = True
             return True

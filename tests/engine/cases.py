@@ -157,7 +157,7 @@ def engines(draw: Any) -> EngineSettings:
         eviction=draw(st.sampled_from(["recompute", "swap"])),
         swap_gb_per_s=draw(st.sampled_from([None, 1e5, 1e3])),
         queue_order=order,
-        preemptive=order != "fcfs" and draw(st.booleans()),
+        preemptive=order != "fcfs" and draw(st.sampled_from([True, True, False])),
         block_tokens=block,
         watermark=draw(st.sampled_from([0.0, 0.01, 0.2])),
         kv_capacity_tokens=block * draw(st.sampled_from([5, 20, 60, 1000])),
