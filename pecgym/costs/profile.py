@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pecgym.costs.profile_schema import FitError, FittedRange, ProfileFile, whole_ps
-from pecgym.costs.strict import find_yaml, load_strict, packaged_names
 from pecgym.errors import ProfileError
+from pecgym.strict import find_yaml, load_strict, packaged_names
+
+_DATA = Path(__file__).resolve().parent
 
 PAIRS_UNIT = 1024
 HOW_TO_MAKE = (
@@ -147,18 +149,24 @@ def profile_name(model: str, gpu: str, tp: int, engine: str = "vllm") -> str:
 
 def profile_names() -> list[str]:
     """Names of the shipped profiles."""
-    return packaged_names("profiles")
+    return packaged_names(_DATA / "profiles")
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
     """The shipped profile of that name, or that of a .yaml file. Raises ProfileError."""
-    path = find_yaml("profiles", name_or_path, ProfileError, HOW_TO_MAKE)
+    path = find_yaml(_DATA / "profiles", name_or_path, ProfileError, HOW_TO_MAKE)
     return profile_of(load_strict(ProfileFile, path, ProfileError), str(path))
 
 
 def find_profile(model: str, gpu: str, tp: int, engine: str = "vllm") -> Profile:
     """The shipped profile of a model on `tp` GPUs with an engine. Raises ProfileError with what there is instead."""
-    return load_profile(profile_name(model, gpu, tp, engine))
+    name = profile_name(model, gpu, tp, engine)
+    if name not in profile_names():
+        others = [each for each in profile_names() if each.startswith(f"{model}-{gpu.split('-')[0]}")]
+        others = others or [each for each in profile_names() if each.startswith(f"{model}-")]
+        have = ", ".join(others) if others else f"none of {model}; all: {', '.join(profile_names())}"
+        raise ProfileError(f"no profile {name!r} ships with the package; there is {have}. {HOW_TO_MAKE}")
+    return load_profile(name)
 
 
 def profile_of(file: ProfileFile, where: str) -> Profile:

@@ -9,8 +9,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from pecgym.costs.strict import find_yaml, load_strict
 from pecgym.errors import SpecError
+from pecgym.strict import find_yaml, load_strict
+
+_DATA = Path(__file__).resolve().parent
 
 
 def _require_positive(spec: Any, zero_allowed: tuple[str, ...] = ()) -> None:
@@ -134,17 +136,17 @@ class ClusterSpec:
 
 def load_gpu(name_or_path: str | Path) -> GpuSpec:
     """The GPU of that shipped name or .yaml file. Raises SpecError."""
-    return load_strict(GpuSpec, find_yaml("gpus", name_or_path, SpecError), SpecError)
+    return load_strict(GpuSpec, find_yaml(_DATA / "gpus", name_or_path, SpecError), SpecError)
 
 
 def load_model(name_or_path: str | Path) -> ModelSpec:
     """The model of that shipped name or .yaml file. Raises SpecError."""
-    return load_strict(ModelSpec, find_yaml("models", name_or_path, SpecError), SpecError)
+    return load_strict(ModelSpec, find_yaml(_DATA / "models", name_or_path, SpecError), SpecError)
 
 
 def load_cluster(name_or_path: str | Path) -> ClusterSpec:
     """The cluster of that shipped name or .yaml file; its GPU must exist too. Raises SpecError."""
-    path = find_yaml("clusters", name_or_path, SpecError)
+    path = find_yaml(_DATA / "clusters", name_or_path, SpecError)
     cluster = load_strict(ClusterSpec, path, SpecError)
     try:
         load_gpu(cluster.gpu)

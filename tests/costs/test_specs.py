@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import pecgym.costs
 from pecgym.costs import ClusterSpec, load_cluster, load_gpu, load_model
-from pecgym.costs.strict import packaged_names
 from pecgym.errors import SpecError
+from pecgym.strict import packaged_names
 
 GPU = """\
 name: mine
@@ -31,7 +32,7 @@ def written(folder: Path, text: str) -> Path:
     ("folder", "load"), [("gpus", load_gpu), ("models", load_model), ("clusters", load_cluster)], ids=str
 )
 def test_every_shipped_spec_loads_under_its_own_name(folder, load):
-    names = packaged_names(folder)
+    names = packaged_names(Path(pecgym.costs.__file__).parent / folder)
     assert names
     for name in names:
         spec = load(name)

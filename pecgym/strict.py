@@ -14,29 +14,27 @@ from pecgym.errors import PecGymError
 
 T = TypeVar("T")
 
-PACKAGE = Path(__file__).resolve().parent
 
-
-def find_yaml(folder: str, name_or_path: str | Path, error: type[PecGymError], how_to_make: str = "") -> Path:
-    """The file of a packaged name (`a100-80gb`) or of a path (anything that ends in .yaml or .yml).
+def find_yaml(folder: Path, name_or_path: str | Path, error: type[PecGymError], how_to_make: str = "") -> Path:
+    """The file of a name in `folder` of the package (`a100-80gb`), or of a path (anything that ends in .yaml or .yml).
 
     Raises `error` with the list of packaged names when there is no such file.
     """
     text = str(name_or_path)
     is_path = text.endswith((".yaml", ".yml"))
-    path = Path(text) if is_path else PACKAGE / folder / f"{text}.yaml"
+    path = Path(text) if is_path else folder / f"{text}.yaml"
     if path.is_file():
         return path
     names = ", ".join(packaged_names(folder))
-    kind = folder.removesuffix("s")
+    kind = folder.name.removesuffix("s")
     missing = f"no {kind} file {text!r}" if is_path else f"no {kind} named {text!r}"
     hint = f". {how_to_make}" if how_to_make else ", or give the path of your own .yaml file"
-    raise error(f"{missing}; shipped {folder}: {names}{hint}")
+    raise error(f"{missing}; shipped {folder.name}: {names}{hint}")
 
 
-def packaged_names(folder: str) -> list[str]:
-    """Names of the YAML files that ship in `folder`, sorted."""
-    return sorted(path.stem for path in (PACKAGE / folder).glob("*.yaml"))
+def packaged_names(folder: Path) -> list[str]:
+    """Names of the YAML files in a folder of the package, sorted."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def load_strict(schema: type[T], path: Path, error: type[PecGymError]) -> T:
@@ -50,7 +48,7 @@ def load_strict(schema: type[T], path: Path, error: type[PecGymError]) -> T:
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as problem:
         raise error(f"{path}: not readable as YAML: {problem}") from problem
     if not isinstance(given, DictConfig):
-        raise error(f"{path}: expected a mapping of keys to values; see {PACKAGE.name}/*/*.yaml for examples")
+        raise error(f"{path}: expected a mapping of keys to values; the files that ship with the package are examples")
     blank = OmegaConf.structured(schema)
     try:
         merged = OmegaConf.merge(blank, given)
