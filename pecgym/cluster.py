@@ -152,8 +152,10 @@ class Cluster:
         )
 
     def _new_simulator(self) -> Simulator:
-        policy = self.policy or Policy("outside", load="queued_tokens")
-        engine = self.engine
+        stream = random_stream(self.seed, "policy")
+        policy, engine = self.policy, self.engine
+        if policy is None:
+            return Simulator(self.n_replicas, self.profile, engine, policy_stream=stream)
         if policy.queue_order is not None:
             engine = engine.with_changes(queue_order=policy.queue_order)
         if policy.preemptive is not None:
@@ -165,7 +167,21 @@ class Cluster:
             choose=policy.choose,
             load=policy.load,
             global_order=policy.global_order,
-            policy_stream=random_stream(self.seed, "policy"),
+            policy_stream=stream,
+        )
+
+
+def _check_profile(profile: Profile, model: ModelSpec, spec: ClusterSpec) -> None:
+    """A profile's times are those of its model on its GPU; "any" stands for all."""
+    for kind, theirs, ours in (("model", profile.model, model.name), ("GPU", profile.gpu, spec.gpu)):
+        if theirs not in (ours, "any"):
+            raise SpecError(
+                f"profile {profile.name} is of {kind} {theirs}, not {ours}: choose the profile or the {kind}"
+            )
+    if profile.model != "any" and profile.kv_bytes_per_token != model.kv_bytes_per_token:
+        raise SpecError(
+            f"profile {profile.name} has {profile.kv_bytes_per_token:,} KV bytes per token, model {model.name} "
+            f"{model.kv_bytes_per_token:,}: a model of your own needs a name and a profile of its own"
         )
 
 
@@ -179,7 +195,7 @@ def make_cluster(
     seed: int = 0,
     tp: int | None = None,
     profile: str | Path | Profile | None = None,
-    scenario: str = "native",
+    scenario_label: str = "native",
 ) -> Cluster:
     """A cluster by names: see docs/index.md.
 
@@ -193,7 +209,7 @@ def make_cluster(
         seed: of the embedded workload and of the policy's random numbers, which are separate streams.
         tp: GPUs per replica; None: the model's default.
         profile: cost profile by name or path; None: that of (model, GPU, tp) on vLLM.
-        scenario: a label for tables.
+        scenario_label: what tables call it; pecgym.scenario.scale_to_load changes the load.
 
     Raises:
         PecGymError: a name does not exist, or a request is larger than a replica's memory.
@@ -203,6 +219,7 @@ def make_cluster(
         profile = find_profile(model_spec.name, spec.gpu, tp or model_spec.default_tp)
     elif not isinstance(profile, Profile):
         profile = load_profile(profile)
+    _check_profile(profile, model_spec, spec)
     if tp is not None and tp != profile.tp:
         raise SpecError(
             f"tp={tp}, but profile {profile.name} is of {profile.tp} GPUs per replica; leave one of them out"
@@ -218,5 +235,5 @@ def make_cluster(
         None if policy is None else load_policy(policy),
         workload,
         seed,
-        scenario,
+        scenario_label,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from pecgym.costs import Profile
@@ -12,19 +14,17 @@ from pecgym.units import PS_PER_S
 from pecgym.workload import Trace
 
 SAMPLE_REQUESTS = 4000
+SAMPLE_BATCHES = 16
 
 
 def capacity_rps(trace: Trace, profile: Profile, settings: EngineSettings) -> float:
     """Requests per second that one replica completes when requests of this kind never run out.
 
-    An even sample of the trace is offered to one replica all at once; counted is the middle 80% of the completions,
-    after the batch has filled and before it drains.
+    Many of them, an even sample of the trace or the trace over and over, are offered to one replica at once. Counted is
+    the middle 80% of the completions, after the batch has filled and before it drains.
     """
-    rows = np.unique(np.linspace(0, len(trace) - 1, min(len(trace), SAMPLE_REQUESTS)).astype(np.int64))
-    sample = trace.take(rows)
-    burst = Trace(
-        np.zeros(len(sample)), sample.input_tokens, sample.output_tokens, is_long=sample.is_long, name=trace.name
-    )
+    rows = _sample_rows(len(trace), max(SAMPLE_REQUESTS, SAMPLE_BATCHES * settings.slots))
+    burst = Trace(np.zeros(len(rows)), trace.input_tokens[rows], trace.output_tokens[rows], name=trace.name)
     simulator = Simulator(1, profile, settings, choose=to_least_loaded, load="requests")
     simulator.load_trace(burst)
     simulator.run()
@@ -33,6 +33,13 @@ def capacity_rps(trace: Trace, profile: Profile, settings: EngineSettings) -> fl
     if finish[last] == finish[first]:
         return float(len(finish) * PS_PER_S / finish[-1])
     return float((last - first) * PS_PER_S / (finish[last] - finish[first]))
+
+
+def _sample_rows(n: int, wanted: int) -> Any:
+    """`wanted` rows of n: evenly spread, or, of a shorter trace, all of them again and again."""
+    if n >= wanted:
+        return np.linspace(0, n - 1, wanted).astype(np.int64)
+    return np.arange(wanted) % n
 
 
 def scale_to_load(

@@ -91,17 +91,15 @@ class NaiveCluster:
         global_order: str = "fcfs",
         random_state: int = 0,
     ) -> None:
-        self.profile, self.settings, self.choose, self.load_kind, self.global_order = (
-            profile,
-            settings,
-            choose,
-            load,
-            global_order,
-        )
-        self.capacity_tokens = settings.kv_capacity_tokens or profile.kv_capacity_tokens
-        self.capacity = self.capacity_tokens // settings.block_tokens
+        settings = settings.resolved(profile)
+        assert settings.block_tokens is not None
+        assert settings.kv_capacity_tokens is not None
+        self.profile, self.settings, self.choose = profile, settings, choose
+        self.load_kind, self.global_order, self.random_state = load, global_order, random_state
+        self.block_tokens = settings.block_tokens
+        self.capacity = settings.kv_capacity_tokens // self.block_tokens
         self.watermark = int(settings.watermark * self.capacity)
-        self.slots = min(settings.slots, max(1, self.capacity_tokens))
+        self.slots = min(settings.slots, settings.kv_capacity_tokens)
         self.replicas = [Replica(i) for i in range(n_replicas)]
         self.queue: list[Request] = []
         self.arrivals: list[Request] = []  # to come, sorted
@@ -112,7 +110,6 @@ class NaiveCluster:
         self.sequence = 0
         self.evictions = 0
         self.changed = False  # has something happened that a waiting decision may depend on?
-        self.random_state = random_state
         self.turn = 0
 
     # -- workload ---------------------------------------------------------------------------------------------------
@@ -206,7 +203,7 @@ class NaiveCluster:
     # -- memory -----------------------------------------------------------------------------------------------------
 
     def blocks(self, tokens: int) -> int:
-        return -(-tokens // self.settings.block_tokens)
+        return -(-tokens // self.block_tokens)
 
     def used(self, replica: Replica, extra: int = 0) -> int:
         """Blocks held: incomplete prompts hold their whole prompt, decodes what they computed (+ `extra` tokens)."""
@@ -247,7 +244,7 @@ class NaiveCluster:
         return self.reserved(replica, extra) + need + self.watermark <= self.capacity
 
     def can_start(self, replica: Replica, request: Request) -> bool:
-        """Whether the replica could take the request at its next boundary, behind those that wait there already."""
+        """Whether the replica could soon start the request, behind those that wait there already."""
         settings = self.settings
         if replica.n_requests == 0:
             return True
@@ -256,7 +253,7 @@ class NaiveCluster:
         if settings.batching == "static":
             return not replica.residents
         budget = settings.max_batch_tokens - replica.queued_tokens - (len(replica.decodes) if settings.mixing else 0)
-        if (1 if settings.chunk_tokens else request.prompt) > budget:
+        if self.chunk(request.prompt, budget, first=replica.queued_tokens == 0) == 0:
             return False
         running = replica.iteration_end is not None and replica.with_decodes
         reserved = self.reserved(replica, 1 if running else 0)
@@ -320,10 +317,10 @@ class NaiveCluster:
             left -= chunk
 
     def chunk(self, wanted: int, left: int, first: bool) -> int:
-        """Prompt tokens in this iteration; a whole prompt above the budget's limit runs when no other prompt does."""
+        """Prompt tokens in this iteration; the first whole prompt of an iteration may exceed what is left."""
         if self.settings.chunk_tokens:
             return min(wanted, self.settings.chunk_tokens, max(left, 0))
-        return wanted if wanted <= left or (first and wanted > self.settings.max_batch_tokens) else 0
+        return wanted if wanted <= left or first else 0
 
     def admit(self, replica: Replica) -> None:
         request = replica.waiting.pop(0)
@@ -351,12 +348,18 @@ class NaiveCluster:
             self.evict(replica, max(victims, key=rank))
 
     def displace(self, replica: Replica) -> None:
-        """Preemption by order: while the head does not fit, the resident with the largest key above its is evicted."""
-        while replica.waiting and not self.fits(replica, replica.waiting[0], 1):
-            worse = [q for q in replica.residents if self.order_key(q) > replica.waiting[0].key[0]]
-            if not worse:
-                return
-            self.evict(replica, max(worse, key=lambda q: (self.order_key(q), q.admission)))
+        """Preemption by order: residents with larger keys than the head's go, largest first, if that makes it fit."""
+        if not replica.waiting:
+            return
+        head = replica.waiting[0]
+        kept = Replica(-1)
+        kept.decodes = [q for q in replica.decodes if self.order_key(q) <= head.key[0]]
+        kept.prefills = [q for q in replica.prefills if self.order_key(q) <= head.key[0]]
+        kept.finished = replica.finished
+        if not self.fits(kept, head, 1):
+            return
+        while not self.fits(replica, head, 1):
+            self.evict(replica, max(replica.residents, key=lambda q: (self.order_key(q), q.admission)))
 
     def evict(self, replica: Replica, request: Request) -> None:
         request.evictions += 1
@@ -384,12 +387,13 @@ class NaiveCluster:
     # -- static batches ---------------------------------------------------------------------------------------------
 
     def compose_static(self, replica: Replica) -> bool:
-        """Nobody joins a batch that runs. An idle replica gathers one until it is full, at most for the timeout."""
+        """Nobody joins a batch that runs. A new one starts when full, or when the first has waited the timeout."""
         if replica.decodes:
             replica.with_decodes = True
             return True
         if replica.gathering_until is None:
-            replica.gathering_until = self.now + seconds_to_ps(self.settings.static_timeout_s)
+            waited_until = replica.waiting[0].placed + seconds_to_ps(self.settings.static_timeout_s)
+            replica.gathering_until = max(self.now, waited_until)
         if len(replica.waiting) < self.slots and self.now < replica.gathering_until:
             return False
         replica.gathering_until = None
@@ -461,46 +465,3 @@ def _requests(trace: Trace, arrivals: list[int]) -> list[Request]:
         Request(row, arrival, input_tokens, output_tokens, rank=output_tokens, prompt=input_tokens)
         for row, (arrival, input_tokens, output_tokens) in enumerate(columns)
     ]
-
-
-# The reference policies, in plain code.
-
-
-def to_startable(cluster: NaiveCluster, request: Request) -> int:
-    able = [r.index for r in cluster.replicas if cluster.can_start(r, request)]
-    return min(able, key=lambda r: (cluster.load(r), r)) if able else WAIT
-
-
-def to_least_loaded(cluster: NaiveCluster, request: Request) -> int:
-    return min(range(len(cluster.replicas)), key=lambda r: (cluster.load(r), r))
-
-
-def to_next_in_turn(cluster: NaiveCluster, request: Request) -> int:
-    turn = cluster.turn
-    cluster.turn = (turn + 1) % len(cluster.replicas)
-    return turn
-
-
-def to_any(cluster: NaiveCluster, request: Request) -> int:
-    return cluster.random_below(len(cluster.replicas))
-
-
-def to_better_of_two(cluster: NaiveCluster, request: Request) -> int:
-    n = len(cluster.replicas)
-    first = cluster.random_below(n)
-    if n == 1:
-        return first
-    second = (first + 1 + cluster.random_below(n - 1)) % n
-    return second if cluster.load(second) < cluster.load(first) else first
-
-
-POLICIES: dict[str, Callable[[NaiveCluster, Request], int]] = {
-    "fifo": to_startable,
-    "sjf": to_startable,
-    "jsq_requests": to_least_loaded,
-    "jsq_tokens": to_least_loaded,
-    "srpt": to_least_loaded,
-    "round_robin": to_next_in_turn,
-    "random": to_any,
-    "power_of_two": to_better_of_two,
-}

@@ -142,6 +142,64 @@ def test_steady_load_is_the_share_of_the_simulated_capacity() -> None:
     assert delays[0] < 1.0 < 20.0 < delays[1], "the queue stays short below capacity and grows above it"
 
 
+def test_capacity_does_not_depend_on_the_length_of_the_trace() -> None:
+    profile, engine = load_profile("llama-3.1-8b-a100-80gb-tp1-vllm"), load_engine("vllm")
+    trace = generate("azure2023_conv")
+    stream = np.random.default_rng(0)
+    whole = capacity_rps(trace, profile, engine)
+    for n in (50, 256, 1000):
+        part = trace.take(np.sort(stream.choice(len(trace), n, replace=False)))
+        assert capacity_rps(part, profile, engine) == pytest.approx(whole, rel=0.25)
+
+
+def test_a_profile_of_something_else_is_refused() -> None:
+    with pytest.raises(SpecError, match=r"of model llama-2-7b, not llama-3\.1-70b"):
+        pecgym.make_cluster(workload=SHORT, profile="llama-2-7b-a100-80gb-tp1-vllm")
+    with pytest.raises(SpecError, match="of GPU a100-80gb, not h100-80gb"):
+        pecgym.make_cluster(cluster="p5_x4", workload=SHORT, profile="llama-3.1-70b-a100-80gb-tp4-vllm")
+    with pytest.raises(SpecError, match="tp=2"):
+        pecgym.make_cluster(workload=SHORT, tp=2, profile="llama-3.1-70b-a100-80gb-tp4-vllm")
+
+
+def test_block_size_comes_from_the_profile_unless_the_engine_says_otherwise() -> None:
+    loop = ClosedLoop.constant(8, 4, n_requests=4, users=2)
+    infermax = pecgym.make_cluster("llama-2-7b", workload=loop, profile="infermax-llama-2-7b-a100")
+    assert infermax.simulator.settings.block_tokens == 1
+    assert pecgym.make_cluster("llama-2-7b", workload=loop).simulator.settings.block_tokens == 16
+
+
+def test_an_answer_that_is_no_replica_is_refused() -> None:
+    cluster = pecgym.make_cluster(policy=None, workload=SHORT)
+    cluster.next_decision()
+    for answer in (None, 1.7, "0"):
+        with pytest.raises(TypeError):
+            cluster.apply(answer)
+    with pytest.raises(EngineError, match="give a replica"):
+        cluster.apply(8)
+
+
+def test_a_policy_says_what_it_is() -> None:
+    with pytest.raises(SpecError, match="and not both"):
+        Policy("nothing")
+    with pytest.raises(SpecError, match="choose one of none, requests, queued_tokens"):
+        Policy("x", to_last, load="tokens")
+
+
+def test_a_function_that_numba_cannot_compile_is_named() -> None:
+    def to_text(state, slot):
+        return "0"
+
+    with pytest.raises(SpecError, match="'to_text' cannot be compiled"):
+        pecgym.make_cluster(policy=Policy("text", to_text), workload=SHORT)
+
+
+def test_a_policy_typed_into_an_interpreter_works() -> None:
+    names: dict[str, object] = {}
+    exec("def to_first(state, slot):\n    return 0\n", names)
+    log = pecgym.make_cluster(policy=Policy("typed", names["to_first"]), workload=SHORT).run()
+    assert set(log.counts["replica"]) == {0}
+
+
 @pytest.mark.parametrize("load", [0.0, -1.0, math.nan])
 def test_a_load_must_be_above_zero(load: float) -> None:
     with pytest.raises(SpecError, match="load"):

@@ -95,6 +95,11 @@ def metrics_row(log: RequestLog) -> dict[str, Any]:
     row["energy_kwh"] = energy_joules(busy_gpu_s, gpu_s - busy_gpu_s, facts.busy_w, facts.idle_w) / 3.6e6
     row["engine_wall_s"] = facts.wall_s
     row["notes"] = list(facts.notes)
+    if not finished.all():
+        row["notes"].append(
+            f"{facts.labels['policy']}: {int((~finished).sum())} of {len(log)} requests unfinished; "
+            "TTFT, TPOT and JCT are of those that got so far"
+        )
     return row
 
 

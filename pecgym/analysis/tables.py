@@ -26,7 +26,7 @@ _SCALE = {"ms": 1000.0, "%": 100.0}
 
 
 def results_table(rows: Iterable[dict[str, Any]]) -> Table:
-    """One line per (workload, scenario, policy): the median over its seeds."""
+    """One line per (workload, policy): the median over its seeds. The rows are of one model, cluster and scenario."""
     rows = list(rows)
     several_workloads = len({r["workload"] for r in rows}) > 1
     table = Table(title=_title(rows), title_justify="left", caption_justify="left", header_style="bold")

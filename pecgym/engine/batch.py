@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pecgym.engine.arrivals import next_user_request
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.iteration import advance_decodes, run_ps, start_run
-from pecgym.engine.memory import blocks_of, computed_now, fits, growth_blocks
+from pecgym.engine.memory import blocks_of, blocks_to_admit, computed_now, fits, growth_blocks, prompt_share
 from pecgym.engine.residents import (
     admit,
     evict,
@@ -25,6 +23,8 @@ from pecgym.engine.state import (
     IDLE,
     NEVER_PS,
     NONE,
+    RESERVE_HISTORY,
+    RESERVE_PEAK,
     STATIC,
     VICTIM_FEWEST_COMPUTED,
     VICTIM_NEWEST,
@@ -78,8 +78,8 @@ def _compose_continuous(state: State, r: int) -> None:
             _make_room_for_decodes(state, r)
             with_decodes = replica.n_decodes > 0
     steady = replica.evictions == evictions_before
-    if settings.preemptive == 1 and replica.queue != NONE and fits(state, r, replica.queue, 1):
-        steady = False  # it waits for its turn, and will displace somebody once growing decodes leave it no room
+    if settings.preemptive == 1 and replica.queue != NONE and _fits_without_larger(state, r):
+        steady = False  # the next boundary may displace somebody for it
     start_run(state, r, with_decodes, replica.swapped_tokens - swapped_before, steady)
 
 
@@ -95,31 +95,19 @@ def _schedule_prefills(state: State, r: int, budget: int, decode_steps: int) -> 
     left = budget
     for i in range(replica.n_prefills):
         request = state.requests[state.prefills[r, i]]
-        request.chunk_tokens = _chunk(settings, request.prompt_tokens - request.computed_tokens, left, left == budget)
+        request.chunk_tokens = prompt_share(
+            settings, request.prompt_tokens - request.computed_tokens, left, left == budget
+        )
         left -= request.chunk_tokens
     while replica.queue != NONE and left > 0:
         head = state.requests[replica.queue]
-        chunk = _chunk(settings, head.prompt_tokens, left, left == budget)
+        chunk = prompt_share(settings, head.prompt_tokens, left, left == budget)
         if chunk == 0 or head.swapped == 1 or not fits(state, r, replica.queue, decode_steps):
             break
         admit(state, r)
         head.chunk_tokens = chunk
         left -= chunk
     return left < budget
-
-
-@rule
-def _chunk(settings: Any, wanted: int, left: int, first: bool) -> int:
-    """Prompt tokens that a request may compute in this iteration.
-
-    Chunked: what is left of the token budget, at most chunk_tokens. Whole prompts: all or nothing, except that one
-    longer than max_batch_tokens runs when no other prompt does.
-    """
-    if settings.chunk_tokens > 0:
-        return min(wanted, settings.chunk_tokens, max(left, 0))
-    if wanted <= left or (first and wanted > settings.max_batch_tokens):
-        return wanted
-    return 0
 
 
 @rule
@@ -165,11 +153,51 @@ def _evict_victim(state: State, r: int) -> None:
 
 
 @separate_rule
-def _displace(state: State, r: int) -> None:
-    """Preemption by order: while the head does not fit, evicts the resident with the largest key above it."""
+def _fits_without_larger(state: State, r: int) -> bool:
+    """Whether the head of the queue would fit if every resident with a larger key were gone; else none should go."""
     settings = state.settings[0]
     replica = state.replicas[r]
-    while replica.queue != NONE and not fits(state, r, replica.queue, 1):
+    head = state.requests[replica.queue]
+    kept = 0
+    used = 0
+    reserved = 0
+    either = 0
+    for i in range(replica.n_decodes + replica.n_prefills):
+        if i < replica.n_decodes:
+            request = state.requests[state.decodes[r, i].slot]
+            done = computed_now(replica, request, 0) - request.computed_tokens
+            held = request.computed_tokens + done + 1
+        else:
+            request = state.requests[state.prefills[r, i - replica.n_decodes]]
+            done = 0
+            held = request.prompt_tokens
+        if order_key(settings.queue_order, request, done) > head.key:
+            continue
+        kept += 1
+        used += blocks_of(settings, held)
+        reserved += blocks_of(settings, request.reserved_tokens)
+        either += blocks_of(settings, max(held, request.reserved_tokens))
+    if kept == 0:
+        return True
+    if settings.reservation == RESERVE_PEAK:
+        used = max(used, reserved)
+    elif settings.reservation == RESERVE_HISTORY:
+        used = either
+    need = blocks_to_admit(state, r, head)
+    return kept < settings.slots and used + need + settings.watermark_blocks <= settings.capacity_blocks
+
+
+@separate_rule
+def _displace(state: State, r: int) -> None:
+    """Preemption by order: makes room for the head of the queue by evicting residents with larger keys, largest first.
+
+    If that would not make enough room, nobody is evicted.
+    """
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    if replica.queue == NONE or not _fits_without_larger(state, r):
+        return
+    while not fits(state, r, replica.queue, 1):
         worst = NONE
         worst_is_decode = False
         worst_key = state.requests[replica.queue].key
@@ -188,8 +216,6 @@ def _displace(state: State, r: int) -> None:
                 worst_is_decode = is_decode
                 worst_key = key
                 worst_admission = request.admission
-        if worst == NONE:
-            return
         evict(state, r, worst, worst_is_decode)
 
 
@@ -201,7 +227,8 @@ def _compose_static(state: State, r: int) -> None:
     now_ps = state.cluster[0].now_ps
     if replica.n_decodes == 0:
         if replica.gathering_until_ps == NEVER_PS:
-            replica.gathering_until_ps = now_ps + settings.static_timeout_ps
+            head = state.requests[replica.queue]
+            replica.gathering_until_ps = max(now_ps, head.placed_ps + settings.static_timeout_ps)
         if replica.n_waiting < settings.static_size and now_ps < replica.gathering_until_ps:
             _rest(state, r, GATHERING, replica.gathering_until_ps)
             return

@@ -19,6 +19,7 @@ from pecgym.engine.state import (
     BAD_ACTION,
     DECISION,
     DONE,
+    HORIZON_PS,
     NEED_ROWS,
     NEED_SPACE,
     NEVER_PS,
@@ -31,6 +32,7 @@ from pecgym.engine.state import (
     PHASE_NEXT,
     PHASE_START,
     RUNNING,
+    TOO_LATE,
     WAIT,
     State,
 )
@@ -61,7 +63,6 @@ def place(state: State, r: int) -> None:
     request = state.requests[slot]
     cluster.queue = queue_pop(state.requests, slot)
     cluster.n_queued -= 1
-    cluster.decisions += 1
     request.replica = r
     request.placed_ps = cluster.now_ps
     replica.n_requests += 1
@@ -116,9 +117,9 @@ def _dispatch(state: State, choose: Callable[[State, int], int]) -> int:
 
 
 def run(state: State, choose: Callable[[State, int], int], until_ps: int, max_points: int) -> int:
-    """Runs until nothing is left to happen, an outside decision is due, the next event is after `until_ps`, memory or
-    trace rows are needed, or `max_points` points in time have passed; returns which (state.py). It can be called again
-    at once after any of them.
+    """Runs until nothing is left to happen, an outside decision is due, the next event is after `until_ps` (which then
+    is the time), memory or trace rows are needed, or `max_points` points in time have passed; returns which (state.py).
+    It can be called again at once after any of them.
     """
     cluster = state.cluster[0]
     while True:
@@ -133,7 +134,10 @@ def run(state: State, choose: Callable[[State, int], int], until_ps: int, max_po
             next_ps = min(event_ps, arrival_ps)
             if next_ps == NEVER_PS:
                 return DONE
+            if next_ps > HORIZON_PS:
+                return TOO_LATE
             if next_ps > until_ps:
+                cluster.now_ps = max(cluster.now_ps, until_ps)
                 return PAUSED
             cluster.now_ps = next_ps
             cluster.phase = PHASE_END

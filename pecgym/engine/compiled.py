@@ -47,23 +47,34 @@ def separate_rule(function: F) -> F:
     return compiled
 
 
-def compile_cached(function: Callable[..., Any], signature: Any) -> Any:
-    """Compiles `function` for one signature, or loads it from the cache; the first time it says so on stderr."""
+def compile_cached(function: Callable[..., Any], signature: Any, announced_as: str = "") -> Any:
+    """Compiles `function` for one signature, or loads it from the cache.
+
+    announced_as: what a line on stderr says is being compiled, the first time; empty for what takes a second or two.
+    """
     folder = cache_folder()
-    name = f"{function.__module__}.{function.__qualname__}"
-    marker = folder / f"{name}.compiled"
-    first_time = not marker.exists() and not numba.config.DISABLE_JIT
+    marker = folder / f"{function.__module__}.{function.__qualname__}.compiled"
+    first_time = announced_as != "" and not marker.exists() and not numba.config.DISABLE_JIT
     if first_time:
-        print(f"pecgym: compiling {name} (once per installation, under a minute) ...", file=sys.stderr, flush=True)
+        print(
+            f"pecgym: compiling {announced_as}, once per installation: about half a minute ...",
+            file=sys.stderr,
+            flush=True,
+        )
     previous = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder)
     try:
-        compiled = numba.njit(signature, cache=True, **_OPTIONS)(function)
+        compiled = numba.njit(signature, cache=_has_source_file(function), **_OPTIONS)(function)
     finally:
         numba.config.CACHE_DIR = previous
     if first_time:
         marker.touch()
     return compiled
+
+
+def _has_source_file(function: Callable[..., Any]) -> bool:
+    """Whether the cache can tell when the function changes: not if it was typed into an interpreter."""
+    return Path(function.__code__.co_filename).is_file()
 
 
 @cache
@@ -74,7 +85,7 @@ def cache_folder() -> Path:
         Path(base),
         Path(tempfile.gettempdir()) / f"pecgym-{os.getuid() if hasattr(os, 'getuid') else 0}",
     ):
-        folder = candidate / "kernels" / sources_hash()
+        folder = candidate / "kernels" / _sources_hash()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -84,9 +95,7 @@ def cache_folder() -> Path:
     raise OSError(f"no folder to keep compiled code in: tried {base} and the temporary folder; set PECGYM_CACHE_DIR")
 
 
-@cache
-def sources_hash() -> str:
-    """A hash that changes with the engine's rules, the policies, numba, NumPy, Python or the kind of processor."""
+def _sources_hash() -> str:
     digest = hashlib.sha256()
     for package in ("engine", "policies"):
         for path in sorted((_PACKAGE / package).rglob("*.py")):

@@ -11,7 +11,7 @@ from typing import Any
 
 from pecgym.engine.compiled import rule
 from pecgym.engine.memory import growth_blocks, steps_before_overflow
-from pecgym.engine.state import RUNNING, State
+from pecgym.engine.state import HORIZON_PS, RUNNING, State
 from pecgym.engine.tournament import update_key
 
 
@@ -105,7 +105,8 @@ def start_run(state: State, r: int, with_decodes: bool, swapped_tokens: int, ste
     replica.with_decodes = with_decodes
     replica.started_ps = state.cluster[0].now_ps
     replica.status = RUNNING
-    update_key(state.event_ps, state.event_tree, r, replica.started_ps + run_ps(replica, replica.n_iterations))
+    end_ps = replica.started_ps + run_ps(replica, replica.n_iterations)
+    update_key(state.event_ps, state.event_tree, r, min(end_ps, HORIZON_PS + 1))
 
 
 @rule

@@ -133,6 +133,20 @@ def reserved_now(state: State, r: int, steps_ahead: int) -> int:
 
 
 @rule
+def prompt_share(settings: Any, wanted: int, left: int, first: bool) -> int:
+    """Prompt tokens that a request may compute in an iteration of which `left` tokens of the budget are left.
+
+    Chunked: what is left, at most chunk_tokens. Whole prompts: all or nothing, except that the first of an iteration
+    may be longer than what is left: no engine admits prompts that it can never run.
+    """
+    if settings.chunk_tokens > 0:
+        return min(wanted, settings.chunk_tokens, max(left, 0))
+    if wanted <= left or first:
+        return wanted
+    return 0
+
+
+@rule
 def fits(state: State, r: int, slot: int, steps_ahead: int) -> bool:
     """Whether replica r can take the waiting request now, with room for `steps_ahead` more decode iterations.
 

@@ -263,7 +263,6 @@ def leave(state: State, r: int, slot: int) -> None:
     row.finish_ps = cluster.now_ps
     row.input_tokens = request.input_tokens
     row.output_tokens = request.output_tokens
-    row.rank_tokens = request.rank_tokens
     row.replica = r
     row.evictions = request.evictions
     row.recomputed_tokens = request.recomputed_tokens

@@ -6,20 +6,19 @@ arXiv:2411.07447), show that the known engine schedulers are settings of one alg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-import numpy as np
-import yaml
-
+from pecgym.costs import Profile
 from pecgym.engine import state as layout
 from pecgym.errors import SpecError
-from pecgym.units import PS_PER_S
+from pecgym.strict import find_yaml, load_strict, packaged_names
+from pecgym.units import HORIZON_S, PS_PER_S, seconds_to_ps
 
-_PRESETS = files("pecgym.engine") / "presets"
+_LARGEST = 2**40
+_SLOWEST_SWAP_GB_PER_S = 1e-3
+_PRESETS = Path(__file__).resolve().parent / "presets"
 
 _CODES: dict[str, dict[str, int]] = {
     "batching": {"continuous": layout.CONTINUOUS, "static": layout.STATIC, "none": layout.CONTINUOUS},
@@ -49,8 +48,8 @@ class EngineSettings:
             `static_batch_size` requests wait or the first has waited `static_timeout_s`, and its members return
             together when the longest is done), or "none" (one request at a time).
         max_batch_requests: requests that a replica serves at once.
-        max_batch_tokens: new tokens in one iteration (INFERMAX's C). Decodes take their share first. A whole prompt
-            that is longer runs alone.
+        max_batch_tokens: new tokens in one iteration (INFERMAX's C). Decodes take their share first. The first whole
+            prompt of an iteration may exceed what is left.
         group_order: who gets memory, and without mixing the iteration: "prefill_first" or "decode_first".
         mixing: True if prefills and decodes share an iteration (hybrid batches).
         chunk_tokens: most prompt tokens of one request in an iteration; 0: whole prompts.
@@ -59,10 +58,10 @@ class EngineSettings:
         victim: who is evicted when KV memory overflows: the "newest" admitted (NRF), "fewest_computed" KV tokens
             (SRF) or "most_computed"; ties: the newest.
         eviction: "recompute" frees the KV, "swap" moves it to host memory and back at `swap_gb_per_s`.
-        swap_gb_per_s: bandwidth of one replica to host memory, GB/s (1e9 bytes); None: swaps take no time.
+        swap_gb_per_s: bandwidth of one replica to host memory, GB/s (1e9 bytes), of eviction "swap"; inf: free.
         queue_order: order in a replica's queue: "fcfs", "shortest" or "shortest_remaining" output length.
         preemptive: True if a waiting request displaces a running one whose key in that order is larger.
-        block_tokens: KV tokens in a block (vLLM: 16).
+        block_tokens: KV tokens in a block; None: the profile's (vLLM: 16, INFERMAX: 1).
         watermark: share of the blocks kept free by admission while others run (vLLM: 0.01).
         kv_capacity_tokens: KV memory of a replica; None: the profile's.
     """
@@ -82,26 +81,49 @@ class EngineSettings:
     swap_gb_per_s: float | None = None
     queue_order: str = "fcfs"
     preemptive: bool = False
-    block_tokens: int = 16
+    block_tokens: int | None = None
     watermark: float = 0.01
     kv_capacity_tokens: int | None = None
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            _check_type(f.name, getattr(self, f.name))
         for key, codes in _CODES.items():
             if getattr(self, key) not in codes:
                 raise SpecError(f"engine.{key}={getattr(self, key)!r}: choose one of {', '.join(codes)}")
-        positive = ("static_batch_size", "max_batch_requests", "max_batch_tokens", "block_tokens")
-        optional = ("swap_gb_per_s", "kv_capacity_tokens")
+        positive = ("static_batch_size", "max_batch_requests", "max_batch_tokens")
+        optional = ("block_tokens", "kv_capacity_tokens")
         for key in positive + tuple(k for k in optional if getattr(self, k) is not None):
-            if not getattr(self, key) > 0:
-                raise SpecError(f"engine.{key}={getattr(self, key)}: must be above 0")
-        for key in ("static_timeout_s", "chunk_tokens"):
-            if not getattr(self, key) >= 0:
-                raise SpecError(f"engine.{key}={getattr(self, key)}: must be 0 or more")
+            if not 0 < getattr(self, key) < _LARGEST:
+                raise SpecError(f"engine.{key}={getattr(self, key)}: must be above 0 and below {_LARGEST:.0e}")
+        if self.swap_gb_per_s is not None and not self.swap_gb_per_s >= _SLOWEST_SWAP_GB_PER_S:
+            raise SpecError(
+                f"engine.swap_gb_per_s={self.swap_gb_per_s}: must be {_SLOWEST_SWAP_GB_PER_S} or more; .inf: free swaps"
+            )
+        if not 0 <= self.static_timeout_s <= HORIZON_S:
+            raise SpecError(f"engine.static_timeout_s={self.static_timeout_s}: must be 0 to {HORIZON_S:.0e} seconds")
+        if not 0 <= self.chunk_tokens < _LARGEST:
+            raise SpecError(f"engine.chunk_tokens={self.chunk_tokens}: must be 0 (whole prompts) or more")
         if not 0 <= self.watermark < 1:
             raise SpecError(f"engine.watermark={self.watermark}: a share of the KV blocks, 0 <= watermark < 1")
-        if self.preemptive and self.queue_order == "fcfs":
-            raise SpecError("engine.preemptive=true needs engine.queue_order=shortest or shortest_remaining")
+        for wrong, message in (
+            (self.preemptive and self.queue_order == "fcfs", "preemptive=true needs queue_order=shortest[_remaining]"),
+            (self.eviction == "swap" and self.swap_gb_per_s is None, "eviction=swap needs swap_gb_per_s (.inf: free)"),
+            (self.eviction != "swap" and self.swap_gb_per_s is not None, "swap_gb_per_s needs eviction=swap"),
+            (self.batching == "static" and self.mixing, "static batches are never mixed: leave mixing false"),
+            (self.batching == "static" and self.chunk_tokens > 0, "static batches run whole prompts: chunk_tokens=0"),
+            (
+                self.batching == "static" and self.preemptive,
+                "nobody is displaced from a static batch: preemptive=false",
+            ),
+            (
+                self.batching == "static" and self.reservation == "history",
+                "static batches hold the padded peak, not a history",
+            ),
+            (self.batching != "static" and self.static_timeout_s > 0, "static_timeout_s needs batching=static"),
+        ):
+            if wrong:
+                raise SpecError(f"engine: {message}")
 
     @property
     def slots(self) -> int:
@@ -114,68 +136,57 @@ class EngineSettings:
 
     def with_changes(self, **changes: Any) -> EngineSettings:
         """A copy with some settings changed; an unknown one raises SpecError."""
-        _check_keys(changes, "engine")
+        known = [f.name for f in fields(self)]
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise SpecError(f"engine: unknown key {', '.join(unknown)}; the keys are {', '.join(known)}")
         return replace(self, **changes)
 
-    def write(self, record: Any, capacity_tokens: int, kv_bytes_per_token: int) -> None:
-        """Fills the kernel's SETTINGS record. capacity_tokens: KV memory of a replica, in tokens."""
+    def resolved(self, profile: Profile) -> EngineSettings:
+        """A copy in which what was left to the profile, block size and KV memory, has the profile's value."""
+        return replace(
+            self,
+            block_tokens=self.block_tokens or profile.block_tokens,
+            kv_capacity_tokens=self.kv_capacity_tokens or profile.kv_capacity_tokens,
+        )
+
+    def write(self, record: Any, profile: Profile) -> None:
+        """Fills the kernel's SETTINGS record from resolved settings."""
+        assert self.block_tokens is not None
+        assert self.kv_capacity_tokens is not None
         for key, codes in _CODES.items():
             record[key] = codes[getattr(self, key)]
-        record.static_size = self.slots
-        record.static_timeout_ps = round(self.static_timeout_s * PS_PER_S)
-        record.slots = self.slots
+        record.slots = record.static_size = min(self.slots, self.kv_capacity_tokens)
+        record.static_timeout_ps = seconds_to_ps(self.static_timeout_s)
         record.max_batch_tokens = self.max_batch_tokens
         record.chunk_tokens = self.chunk_tokens
         record.mixing = self.mixing
         record.preemptive = self.preemptive
         if self.swap_gb_per_s is not None:
-            record.swap_ps_per_token = round(kv_bytes_per_token / (self.swap_gb_per_s * 1e9) * PS_PER_S)
+            record.swap_ps_per_token = round(profile.kv_bytes_per_token / (self.swap_gb_per_s * 1e9) * PS_PER_S)
         record.block_tokens = self.block_tokens
-        record.capacity_blocks = capacity_tokens // self.block_tokens
-        record.watermark_blocks = int(np.floor(self.watermark * record.capacity_blocks))
+        record.capacity_blocks = self.kv_capacity_tokens // self.block_tokens
+        record.watermark_blocks = int(self.watermark * record.capacity_blocks)
 
 
 def engine_names() -> list[str]:
     """The presets that ship with the package."""
-    return sorted(Path(str(p)).stem for p in _PRESETS.iterdir() if p.name.endswith(".yaml"))
+    return packaged_names(_PRESETS)
 
 
 def load_engine(name_or_path: str | Path, **changes: Any) -> EngineSettings:
     """The preset of that name, or the settings in a YAML file, with `changes` on top. Unknown keys raise SpecError."""
-    path = Path(str(name_or_path))
-    if path.suffix in (".yaml", ".yml"):
-        if not path.is_file():
-            raise SpecError(f"{path}: no such engine file; the presets are {', '.join(engine_names())}")
-        text, where = path.read_text(), str(path)
-    else:
-        preset = _PRESETS / f"{name_or_path}.yaml"
-        if not preset.is_file():
-            raise SpecError(
-                f"engine {str(name_or_path)!r} does not exist; choose one of {', '.join(engine_names())}, "
-                "or give the path of a .yaml file"
-            )
-        text, where = preset.read_text(), f"engine {name_or_path}"
-    values = yaml.safe_load(text) or {}
-    if not isinstance(values, Mapping):
-        raise SpecError(f"{where}: must hold `key: value` lines")
-    _check_keys(values, where)
-    _check_types(values, where)
-    _check_types(changes, "engine")
-    return EngineSettings(**{"name": path.stem, **values}).with_changes(**changes)
+    path = find_yaml(_PRESETS, name_or_path, SpecError)
+    settings = load_strict(EngineSettings, path, SpecError)
+    if settings.name == "custom":
+        settings = replace(settings, name=path.stem)
+    return settings.with_changes(**changes)
 
 
-def _check_keys(values: Mapping[str, Any], where: str) -> None:
-    known = [f.name for f in fields(EngineSettings)]
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise SpecError(f"{where}: unknown key {', '.join(unknown)}; the keys are {', '.join(known)}")
-
-
-def _check_types(values: Mapping[str, Any], where: str) -> None:
-    hints = get_type_hints(EngineSettings)
-    for key, value in values.items():
-        kinds = get_args(hints.get(key)) or (hints.get(key),)
-        allowed = tuple(k for k in kinds if isinstance(k, type)) + ((int,) if float in kinds else ())
-        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
-            names = " or ".join(k.__name__ for k in allowed)
-            raise SpecError(f"{where}: {key}={value!r} must be {names}")
+def _check_type(key: str, value: Any) -> None:
+    hint = get_type_hints(EngineSettings)[key]
+    kinds = get_args(hint) or (hint,)
+    allowed = tuple(kinds) + ((int,) if float in kinds else ())
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise SpecError(f"engine.{key}={value!r}: must be of type {names}")

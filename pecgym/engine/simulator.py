@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -17,12 +18,12 @@ from pecgym.engine import state as layout
 from pecgym.engine.cluster import run
 from pecgym.engine.compiled import compile_cached
 from pecgym.engine.settings import EngineSettings
-from pecgym.errors import EngineError
-from pecgym.units import ps_to_seconds, seconds_to_ps
+from pecgym.errors import EngineError, SpecError
+from pecgym.units import HORIZON_S, ps_to_seconds, seconds_to_ps
 from pecgym.workload import ClosedLoop, Trace
 
-_LOADS = {"none": layout.LOAD_NONE, "requests": layout.LOAD_REQUESTS, "queued_tokens": layout.LOAD_QUEUED_TOKENS}
-_ORDERS = {"fcfs": layout.ORDER_FCFS, "shortest": layout.ORDER_SHORTEST}
+LOADS = {"none": layout.LOAD_NONE, "requests": layout.LOAD_REQUESTS, "queued_tokens": layout.LOAD_QUEUED_TOKENS}
+GLOBAL_ORDERS = {"fcfs": layout.ORDER_FCFS, "shortest": layout.ORDER_SHORTEST}
 _TOKEN_TABLE = 16384
 
 
@@ -51,6 +52,7 @@ class Snapshot:
 
     arrays: dict[str, Any]
     trace: Any
+    configuration: tuple[bytes, bytes]
 
 
 def ask_outside(state: layout.State, slot: int) -> int:
@@ -65,14 +67,23 @@ def _state_type() -> Any:
 
 @cache
 def compile_policy(choose: Callable[..., Any]) -> Any:
-    """The compiled form of `choose(state, slot) -> replica, WAIT or ASK`; compiled once per process, then cached."""
-    return compile_cached(choose, types.int64(_state_type(), types.int64))
+    """The compiled form of `choose(state, slot) -> replica, WAIT or ASK`; compiled once, then cached.
+
+    Raises SpecError for a function that numba cannot compile.
+    """
+    try:
+        return compile_cached(choose, types.int64(_state_type(), types.int64))
+    except numba.errors.NumbaError as error:
+        raise SpecError(
+            f"policy function {choose.__name__!r} cannot be compiled: it must be in the subset of Python that numba "
+            f"takes, and give an integer (docs/policies.md). numba says: {str(error).strip()}"
+        ) from error
 
 
 @cache
 def _compiled_run() -> Any:
     policy = types.FunctionType(types.int64(_state_type(), types.int64))
-    return compile_cached(run, types.int64(_state_type(), policy, types.int64, types.int64))
+    return compile_cached(run, types.int64(_state_type(), policy, types.int64, types.int64), "the engine")
 
 
 def warm_up(choices: Iterable[Callable[..., Any] | None]) -> None:
@@ -103,15 +114,14 @@ class Simulator:
         pecgym.policies.Policy. policy_stream: the policy's own random numbers."""
         if n_replicas < 1:
             raise EngineError(f"a cluster needs at least 1 replica, got {n_replicas}")
-        self.settings = settings
+        self.settings = settings = settings.resolved(profile)
         self.profile = profile
-        self.capacity_tokens = settings.kv_capacity_tokens or profile.kv_capacity_tokens
-        slots = min(settings.slots, max(1, self.capacity_tokens))
-        state = layout.allocate(n_replicas, slots, settings.block_tokens)
-        settings.write(state.settings[0], self.capacity_tokens, profile.kv_bytes_per_token)
-        state.settings[0].slots = state.settings[0].static_size = slots
-        state.settings[0].load = _LOADS[load]
-        state.settings[0].global_order = _ORDERS[global_order]
+        assert settings.block_tokens is not None
+        assert settings.kv_capacity_tokens is not None
+        state = layout.allocate(n_replicas, min(settings.slots, settings.kv_capacity_tokens), settings.block_tokens)
+        settings.write(state.settings[0], profile)
+        state.settings[0].load = LOADS[load]
+        state.settings[0].global_order = GLOBAL_ORDERS[global_order]
         if policy_stream is not None:
             state.cluster[0].random_state = policy_stream.integers(2**48)
         self.state = state._replace(
@@ -124,9 +134,12 @@ class Simulator:
         self._chunks: Iterator[Trace] = iter(())
         self._sink: Callable[[Any], None] | None = None
         self._decision_due = False
+        self._last_arrival_ps = 0
+        self._has_workload = False
 
     def load_trace(self, trace: Trace) -> None:
         """The workload: a whole trace."""
+        self._begin()
         self._feed(trace, more=False)
 
     def load_stream(self, chunks: Iterator[Trace], sink: Callable[[Any], None]) -> None:
@@ -134,11 +147,13 @@ class Simulator:
 
         The rows that `sink` gets (LOG_ROW[n], see pecgym.engine.state) are its own.
         """
+        self._begin()
         self._chunks, self._sink = chunks, sink
         self._feed_next()
 
     def load_closed_loop(self, loop: ClosedLoop) -> None:
         """The workload: users who send their next request when they have been answered."""
+        self._begin()
         self._feed(loop.lengths, more=False)
         state, n_users = self.state, min(loop.users, len(loop.lengths))
         if n_users >= len(state.requests):
@@ -172,6 +187,7 @@ class Simulator:
         """Answers the decision that is due: a replica, or WAIT (it is asked again when something has changed)."""
         if not self._decision_due:
             raise EngineError("no decision is due: call next_decision() first")
+        action = operator.index(action)
         if not (action == layout.WAIT or 0 <= action < len(self.state.replicas)):
             raise EngineError(
                 f"action {action}: give a replica 0..{len(self.state.replicas) - 1}, or WAIT ({layout.WAIT})"
@@ -185,19 +201,23 @@ class Simulator:
         return float(ps_to_seconds(self.state.cluster[0].now_ps))
 
     def snapshot(self) -> Snapshot:
-        """A copy of everything that changes. Not while a workload is streamed in chunks."""
+        """A copy of everything that changes in the engine, not of a Python policy. Not for a workload in chunks."""
         if self._sink is not None:
             raise EngineError("a streamed workload cannot be snapshotted: load it as one trace")
         arrays = {name: getattr(self.state, name).copy() for name in layout.MUTABLE}
-        return Snapshot({**arrays, "decision_due": self._decision_due}, self.state.trace)
+        return Snapshot({**arrays, "decision_due": self._decision_due}, self.state.trace, self._configuration())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back (or on) to a snapshot of a simulator with the same configuration; continues bit for bit."""
         arrays = {name: snapshot.arrays[name].copy() for name in layout.MUTABLE}
-        if arrays["replicas"].shape != self.state.replicas.shape or arrays["decodes"].shape != self.state.decodes.shape:
-            raise EngineError("the snapshot is of a cluster of another size or batch limit")
+        same_size = len(arrays["replicas"]) == len(self.state.replicas)
+        if not same_size or snapshot.configuration != self._configuration():
+            raise EngineError("the snapshot is of a cluster of another size, or with other settings or costs")
         self.state = self.state._replace(trace=snapshot.trace, **arrays)
         self._decision_due = bool(snapshot.arrays["decision_due"])
+
+    def _configuration(self) -> tuple[bytes, bytes]:
+        return self.state.settings.tobytes(), self.state.costs.tobytes() + self.state.token_knots.tobytes()
 
     def finished(self) -> Any:
         """LOG_ROW[n]: one row for each finished request, in order of completion (those not handed to a sink)."""
@@ -228,8 +248,15 @@ class Simulator:
                 self._make_space()
             elif status == layout.BAD_ACTION:
                 raise EngineError(f"the policy answered a replica outside 0..{len(self.state.replicas) - 1}")
+            elif status == layout.TOO_LATE:
+                raise EngineError(
+                    f"{int(self.state.cluster[0].n_live)} requests are unfinished after {HORIZON_S:.0f} s (46 days), "
+                    "where the engine's time ends: use a shorter workload, or more replicas"
+                )
             else:
                 return status
+            if self.state.cluster[0].phase != layout.PHASE_NEXT and max_points > 0:
+                max_points -= 1  # the point in time that needed room is under way, and counts
 
     def _make_space(self) -> None:
         cluster = self.state.cluster[0]
@@ -257,13 +284,25 @@ class Simulator:
             self._sink(self.finished().copy())
             self.state.cluster[0].n_logged = 0
 
+    def _begin(self) -> None:
+        if self._has_workload:
+            raise EngineError("this simulator has a workload already: make another one")
+        self._has_workload = True
+
     def _feed(self, trace: Trace, more: bool) -> None:
-        rows = np.zeros(len(trace), layout.TRACE_ROW).view(np.recarray)
+        rows: Any = np.zeros(len(trace), layout.TRACE_ROW).view(np.recarray)
         rows.arrival_ps = seconds_to_ps(trace.arrival_s)
         rows.input_tokens = trace.input_tokens
         rows.output_tokens = trace.output_tokens
         rows.rank_tokens = trace.output_tokens
         self._check_sizes(trace)
+        if len(rows) and rows.arrival_ps[0] < self._last_arrival_ps:
+            raise EngineError(
+                f"trace {trace.name!r}: a chunk begins at {trace.arrival_s[0]} s, before the last arrival of the chunk "
+                f"before it ({ps_to_seconds(self._last_arrival_ps)} s); chunks must follow one another in time"
+            )
+        if len(rows):
+            self._last_arrival_ps = int(rows.arrival_ps[-1])
         cluster = self.state.cluster[0]
         cluster.row_offset += cluster.n_rows
         cluster.next_row = 0
@@ -273,16 +312,17 @@ class Simulator:
 
     def _check_sizes(self, trace: Trace) -> None:
         """A request that no replica can hold would wait for ever: it is refused here."""
-        block = self.settings.block_tokens
+        record = self.state.settings[0]
         peak = trace.input_tokens + trace.output_tokens - 1
-        too_large = np.flatnonzero(-(-peak // block) > self.capacity_tokens // block)
+        too_large = np.flatnonzero(-(-peak // record.block_tokens) > record.capacity_blocks)
         if len(too_large):
             i = int(too_large[0])
             row = int(self.state.cluster[0].row_offset + self.state.cluster[0].n_rows) + i
             raise EngineError(
                 f"trace {trace.name!r}: {len(too_large)} of {len(trace)} requests exceed a replica's KV memory; "
-                f"the first is row {row} with {int(peak[i]):,} tokens (input + output - 1) against a capacity of "
-                f"{self.capacity_tokens:,}; use more GPUs per replica, or remove or shorten such requests"
+                f"the first is row {row} with {int(peak[i]):,} tokens (input + output - 1) against "
+                f"{int(record.capacity_blocks * record.block_tokens):,}; use more GPUs per replica, or remove or "
+                "shorten such requests"
             )
         largest = int(peak.max(initial=0))
         batch = max(self.settings.max_batch_tokens, largest)

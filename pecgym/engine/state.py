@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 NEVER_PS = 2**62
+HORIZON_PS = 4 * 10**18  # the latest time that the engine takes, pecgym.units.HORIZON_S
 NONE = -1
 
 # What a policy may answer instead of a replica's index.
@@ -18,7 +19,7 @@ WAIT = -1
 ASK = -2
 
 # Why the kernel came back.
-DONE, DECISION, NEED_ROWS, NEED_SPACE, PAUSED, BAD_ACTION = range(6)
+DONE, DECISION, NEED_ROWS, NEED_SPACE, PAUSED, BAD_ACTION, TOO_LATE = range(7)
 
 # Where the kernel is inside one point in time.
 PHASE_NEXT, PHASE_END, PHASE_ARRIVE, PHASE_DISPATCH, PHASE_START = range(5)
@@ -123,7 +124,6 @@ CLUSTER = _layout(
     "n_logged",
     "n_ready",
     "action",  # the outside answer to the decision that is due, ASK if none
-    "decisions",
 )
 
 SETTINGS = _layout(
@@ -167,7 +167,6 @@ LOG_ROW = _layout(
     "finish_ps",
     "input_tokens",
     "output_tokens",
-    "rank_tokens",
     "replica",
     "evictions",
     "recomputed_tokens",

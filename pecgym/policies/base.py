@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pecgym.engine.simulator import GLOBAL_ORDERS, LOADS
+from pecgym.errors import SpecError
+
 
 class PythonPolicy(Protocol):
     """A policy as an ordinary object: it is asked once per decision, outside the compiled loop."""
@@ -39,3 +42,12 @@ class Policy:
     preemptive: bool | None = None
     actor: PythonPolicy | None = None
     source: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.choose is None) == (self.actor is None):
+            raise SpecError(f"policy {self.name!r}: give a function `choose` or an object `actor`, and not both")
+        for key, values in (("load", LOADS), ("global_order", GLOBAL_ORDERS)):
+            if getattr(self, key) not in values:
+                raise SpecError(
+                    f"policy {self.name!r}: {key}={getattr(self, key)!r}; choose one of {', '.join(values)}"
+                )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pecgym.engine.compiled import rule
 from pecgym.engine.iteration import steps_started
-from pecgym.engine.memory import blocks_to_admit, reserved_now
+from pecgym.engine.memory import blocks_to_admit, prompt_share, reserved_now
 from pecgym.engine.state import STATIC, WAIT, State
 
 __all__ = ["WAIT", "can_start", "least_loaded", "n_replicas", "next_in_turn", "random_below"]
@@ -45,9 +45,10 @@ def random_below(state: State, n: int) -> int:
 
 @rule
 def can_start(state: State, r: int, slot: int) -> bool:
-    """Whether replica r could take the request at its next boundary, behind all that wait there already.
+    """Whether replica r could soon start the request, behind all that wait there already.
 
-    It needs a batch slot, room in the token budget, and KV memory above the watermark; an empty replica takes any.
+    It needs a batch slot, KV memory above the watermark, and room in the token budget of one iteration beside all
+    prompt tokens that the replica has yet to compute; an empty replica takes any request.
     """
     settings = state.settings[0]
     replica = state.replicas[r]
@@ -61,10 +62,7 @@ def can_start(state: State, r: int, slot: int) -> bool:
     budget = settings.max_batch_tokens - replica.queued_tokens
     if settings.mixing == 1:
         budget -= replica.n_decodes
-    prompt = request.prompt_tokens
-    if settings.chunk_tokens > 0:
-        prompt = 1
-    if prompt > budget:
+    if prompt_share(settings, request.prompt_tokens, budget, replica.queued_tokens == 0) == 0:
         return False
     reserved = reserved_now(state, r, steps_started(state, r)) + replica.waiting_blocks
     return reserved + blocks_to_admit(state, r, request) + settings.watermark_blocks <= settings.capacity_blocks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,8 @@ from pecgym.costs import Profile
 from pecgym.engine import EngineSettings, Simulator
 from pecgym.policies import load_policy
 from pecgym.workload import ClosedLoop, Trace
-from tests.naive_engine import POLICIES, NaiveCluster
+from tests.naive_engine import NaiveCluster
+from tests.naive_policies import POLICIES
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def make_profile(
     )
     return Profile(
         name="test",
-        model="none",
-        gpu="none",
+        model="any",
+        gpu="any",
         tp=1,
         engine="test",
         precision="bf16",
@@ -142,22 +144,25 @@ def engines(draw: Any) -> EngineSettings:
     """Every switch, in every combination that is allowed."""
     order = draw(st.sampled_from(["fcfs", "fcfs", "shortest", "shortest_remaining"]))
     block = draw(st.sampled_from([1, 3, 16]))
+    batching = draw(st.sampled_from(["continuous", "continuous", "continuous", "static", "none"]))
+    static = batching == "static"
+    eviction = draw(st.sampled_from(["recompute", "swap"]))
     return EngineSettings(
         name="random",
-        batching=draw(st.sampled_from(["continuous", "continuous", "continuous", "static", "none"])),
+        batching=batching,
         static_batch_size=draw(st.integers(1, 6)),
-        static_timeout_s=draw(st.sampled_from([0.0, 5e-10, 1e-8])),
+        static_timeout_s=draw(st.sampled_from([0.0, 5e-10, 1e-8])) if static else 0.0,
         max_batch_requests=draw(st.sampled_from([1, 2, 5, 64])),
         max_batch_tokens=draw(st.sampled_from([1, 4, 20, 100, 16384])),
         group_order=draw(st.sampled_from(["prefill_first", "decode_first"])),
-        mixing=draw(st.booleans()),
-        chunk_tokens=draw(st.sampled_from([0, 0, 1, 7, 50])),
-        reservation=draw(st.sampled_from(["prompt", "prompt", "peak", "history"])),
+        mixing=not static and draw(st.booleans()),
+        chunk_tokens=0 if static else draw(st.sampled_from([0, 0, 1, 7, 50])),
+        reservation="peak" if static else draw(st.sampled_from(["prompt", "prompt", "peak", "history"])),
         victim=draw(st.sampled_from(["newest", "fewest_computed", "most_computed"])),
-        eviction=draw(st.sampled_from(["recompute", "swap"])),
-        swap_gb_per_s=draw(st.sampled_from([None, 1e5, 1e3])),
+        eviction=eviction,
+        swap_gb_per_s=draw(st.sampled_from([math.inf, 1e5, 1e3])) if eviction == "swap" else None,
         queue_order=order,
-        preemptive=order != "fcfs" and draw(st.sampled_from([True, True, False])),
+        preemptive=order != "fcfs" and not static and draw(st.sampled_from([True, True, False])),
         block_tokens=block,
         watermark=draw(st.sampled_from([0.0, 0.01, 0.2])),
         kv_capacity_tokens=block * draw(st.sampled_from([5, 20, 60, 1000])),
@@ -168,9 +173,10 @@ def engines(draw: Any) -> EngineSettings:
 def cases(draw: Any, max_requests: int = 40) -> Case:
     """A cluster of 1 to 5 replicas under a random policy and workload, open or closed loop."""
     settings = draw(engines())
-    capacity = settings.kv_capacity_tokens
+    capacity, block = settings.kv_capacity_tokens, settings.block_tokens
     assert capacity is not None
-    trace = draw(traces(capacity // settings.block_tokens * settings.block_tokens, max_requests))
+    assert block is not None
+    trace = draw(traces(capacity // block * block, max_requests))
     workload: Trace | ClosedLoop = trace
     if draw(st.integers(0, 3)) == 0:
         workload = ClosedLoop(

@@ -33,7 +33,7 @@ MEAN_SERVICE_S = MEAN_TOKENS * UNIT_PS * 1e-12
 RUNS = 12
 LOADS = (0.5, 0.8, 0.95)
 PROFILE = make_profile(g_tokens=(1, 2), g_ps=(UNIT_PS, UNIT_PS), kv_capacity_tokens=10**12)
-ENGINE = EngineSettings(batching="none", eviction="swap", swap_gb_per_s=None)
+ENGINE = EngineSettings(batching="none", eviction="swap", swap_gb_per_s=float("inf"))
 
 Sizes = Callable[[np.random.Generator, int], Any]
 

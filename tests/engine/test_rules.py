@@ -6,12 +6,14 @@ token and no watermark applies, unless a test says so.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 
 from pecgym.engine import EngineSettings, Simulator
+from pecgym.errors import EngineError
 from pecgym.policies import load_policy
 from pecgym.workload import ClosedLoop, Trace
 from tests.engine.cases import make_profile
@@ -20,7 +22,12 @@ Request = tuple[int, int, int]  # arrival, input tokens, output tokens
 
 
 def make(
-    requests: list[Request], *, replicas: int = 1, policy: str = "jsq_requests", decode_kv_ps: int = 0, **engine: Any
+    requests: list[Request] | ClosedLoop,
+    *,
+    replicas: int = 1,
+    policy: str = "jsq_requests",
+    decode_kv_ps: int = 0,
+    **engine: Any,
 ) -> Simulator:
     chosen = load_policy(policy)
     simulator = Simulator(
@@ -31,6 +38,9 @@ def make(
         load=chosen.load,
         global_order=chosen.global_order,
     )
+    if isinstance(requests, ClosedLoop):
+        simulator.load_closed_loop(requests)
+        return simulator
     arrivals, inputs, outputs = (np.array(column) for column in zip(*requests, strict=True))
     simulator.load_trace(Trace(arrivals * 1e-12, inputs, outputs))
     return simulator
@@ -116,12 +126,12 @@ def test_reserving_the_prompt_evicts_by_recomputation() -> None:
 @pytest.mark.parametrize(
     ("swap_gb_per_s", "finishes"),
     [
-        (None, [1240, 1240 + 4 * 110]),
+        (math.inf, [1240, 1240 + 4 * 110]),
         # 1000 bytes per token at 1e14 bytes/s: 10 ps per token, 100 for B's ten, out at 800 and in when A has left.
         (1e5, [1340, 1340 + 100 + 4 * 110]),
     ],
 )
-def test_swapping_takes_the_time_of_its_bytes(swap_gb_per_s: float | None, finishes: list[int]) -> None:
+def test_swapping_takes_the_time_of_its_bytes(swap_gb_per_s: float, finishes: list[int]) -> None:
     log = serve(TWO_GROW, kv_capacity_tokens=20, eviction="swap", swap_gb_per_s=swap_gb_per_s)
     assert log.finish_ps.tolist() == finishes
     assert log.evictions.tolist() == [0, 1]
@@ -130,7 +140,7 @@ def test_swapping_takes_the_time_of_its_bytes(swap_gb_per_s: float | None, finis
 
 def test_nobody_overtakes_one_that_was_swapped_out() -> None:
     """C, of one token, would fit beside A at 910, but B is before it: both come in when A leaves at 1240."""
-    log = serve([*TWO_GROW, (805, 1, 1)], kv_capacity_tokens=20, eviction="swap")
+    log = serve([*TWO_GROW, (805, 1, 1)], kv_capacity_tokens=20, eviction="swap", swap_gb_per_s=math.inf)
     assert log.start_ps[2] == 1240
     assert log.finish_ps.tolist() == [1240, 1240 + 110 + 440, 1350]
 
@@ -219,10 +229,10 @@ def test_a_static_batch_starts_when_full_and_is_padded_to_its_longest() -> None:
 
 
 def test_a_static_batch_starts_when_the_timeout_is_over() -> None:
-    """A alone from 1000 until 1370; C, which came at 1100, is not let in, and B starts a new timeout at 1370."""
+    """A alone from 1000 until 1370; B came at 1100, is not let in, and has waited 1000 at 2100."""
     log = serve([(0, 5, 3), (1100, 5, 2)], batching="static", static_batch_size=2, static_timeout_s=1e-9)
-    assert log.start_ps.tolist() == [1000, 2370]
-    assert log.finish_ps.tolist() == [1370, 2370 + 150 + 110]
+    assert log.start_ps.tolist() == [1000, 2100]
+    assert log.finish_ps.tolist() == [1370, 2100 + 150 + 110]
     at_once = serve([(0, 5, 3), (0, 5, 3), (1, 5, 2)], batching="static", static_batch_size=3)
     assert at_once.start_ps.tolist() == [0, 0, 200 + 240]
 
@@ -264,6 +274,7 @@ def test_a_shorter_request_displaces_a_longer_one(order: str, output_of_b: int, 
         queue_order=order,
         preemptive=True,
         eviction="swap",
+        swap_gb_per_s=math.inf,
     )
     alone = 110 * output_of_b
     if preempts:
@@ -282,6 +293,7 @@ def test_a_tie_between_displaced_goes_to_the_newest() -> None:
         queue_order="shortest",
         preemptive=True,
         eviction="swap",
+        swap_gb_per_s=math.inf,
     )
     assert log.evictions.tolist() == [0, 1, 0]
     assert log.start_ps[2] == 240
@@ -336,8 +348,7 @@ def test_an_evicted_prompt_counts_as_queued_again() -> None:
 
 
 def closed_loop(n: int, users: int, think_ps: int, stagger_ps: int) -> Any:
-    simulator = make([(0, 5, 1)])
-    simulator.load_closed_loop(ClosedLoop.constant(5, 1, n, users, think_ps * 1e-12, stagger_ps * 1e-12))
+    simulator = make(ClosedLoop.constant(5, 1, n, users, think_ps * 1e-12, stagger_ps * 1e-12))
     assert simulator.run()
     log = simulator.finished()
     return log[np.argsort(log.row)]
@@ -357,3 +368,44 @@ def test_users_ask_in_the_order_in_which_they_are_answered() -> None:
     # Rows 1 and 8 start together at 1050: 10 tokens.
     assert log.arrival_ps[8] == 1050
     assert log.finish_ps[[1, 8]].tolist() == [1250, 1250]
+
+
+@pytest.mark.parametrize("policy", ["fifo", "jsq_requests"])
+@pytest.mark.parametrize("mixing", [False, True])
+@pytest.mark.parametrize("prompt", [19, 20, 21, 500])
+def test_a_prompt_longer_than_the_budget_does_not_wait_for_decodes_to_end(
+    policy: str, mixing: bool, prompt: int
+) -> None:
+    """A decodes for 100 iterations; B, of about the budget of 20 tokens, starts at A's next boundary, at 220 or 260."""
+    log = serve([(0, 5, 100), (200, prompt, 1)], policy=policy, mixing=mixing, max_batch_tokens=20)
+    assert log.start_ps[1] == 260
+
+
+def test_nobody_is_displaced_in_vain() -> None:
+    """C, of 9 tokens, would not fit beside A even if B, the longer, were gone: B stays and finishes."""
+    log = serve(
+        [(0, 8, 3), (0, 4, 5), (1, 9, 4)],
+        kv_capacity_tokens=20,
+        queue_order="shortest",
+        preemptive=True,
+        reservation="peak",
+        group_order="decode_first",
+    )
+    assert log.evictions.sum() == 0
+
+
+def test_time_has_an_end_that_is_named() -> None:
+    profile = make_profile(g_tokens=(1, 2), g_ps=(4 * 10**15, 4 * 10**15))
+    simulator = Simulator(1, profile, EngineSettings(), choose=load_policy("fifo").choose)
+    simulator.load_trace(Trace([0.0], [5], [2000]))
+    with pytest.raises(EngineError, match=r"1 requests are unfinished after 4000000 s"):
+        simulator.run()
+
+
+def test_a_run_until_a_time_ends_at_that_time() -> None:
+    simulator = make([(0, 5, 100)])
+    assert not simulator.run(until_s=1e-9)
+    assert simulator.now_s == 1e-9
+    assert simulator.busy_ps()[0] == 1000
+    assert simulator.run()
+    assert simulator.finished().finish_ps[0] == 150 + 99 * 110

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,7 @@ def test_a_run_continues_bit_for_bit_from_any_point(case: Case, stops: list[int]
 def test_a_run_continues_bit_for_bit_from_any_decision(at: set[int], seed: int) -> None:
     """Two snapshots with a decision due, restored in turn and answered differently, then as the first time."""
     choices = np.random.default_rng(seed).integers(0, 3, 80).tolist()
-    simulator = by_hand(3, random_trace(80, seed=seed), eviction="swap", kv_capacity_tokens=400)
+    simulator = by_hand(3, random_trace(80, seed=seed), eviction="swap", swap_gb_per_s=math.inf, kv_capacity_tokens=400)
     snapshots = {}
     for i, choice in enumerate(choices):
         assert simulator.next_decision() is not None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pecgym.errors import SpecError
+from pecgym.errors import EngineError, SpecError
 from pecgym.evaluation import EvaluationPlan, ScenarioConfig, WorkloadConfig, evaluate
 from tests.conftest import REPOSITORY, shared_file
 
@@ -92,7 +94,7 @@ def test_a_real_file_by_path(tmp_path: Path) -> None:
         (["engine.kv_capacity_tokens=500"], "exceed a replica's KV memory"),
         (["enigne=vllm"], "enigne"),
         (["engine.chunks=1"], "engine.chunks"),
-        (["scenario.load=0.5"], "steady with a load"),
+        (["scenario.load=0.5"], "native takes no load"),
         (["cluster=a100_x1"], "does not fit a node"),
     ],
 )
@@ -115,7 +117,7 @@ def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
 
 
 def test_an_interruption_keeps_the_runs_that_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import pecgym.evaluation as evaluation
+    import pecgym.evaluation.run as evaluation
 
     run_job = evaluation.run_job
 
@@ -148,6 +150,39 @@ def test_several_workloads_stand_in_one_summary(tmp_path: Path) -> None:
     assert [row["workload"] for row in rows] == ["azure2023_conv", "azure2023_code"]
 
 
+class Failing:
+    """A policy with a mistake."""
+
+    name = "failing"
+
+    def act(self, decision):
+        raise RuntimeError("oh")
+
+
+class Dying:
+    """A policy whose process is killed."""
+
+    name = "dying"
+
+    def act(self, decision):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_mistake_in_a_users_policy_is_named_with_its_place(tmp_path: Path) -> None:
+    plan = EvaluationPlan(("fifo", "tests.scripts.test_evaluate:Failing"), workload=SMALL)
+    with pytest.raises(
+        EngineError, match=r"Failing on workload azure2023_conv, seed 0: RuntimeError: oh .*test_evaluate"
+    ):
+        evaluate(plan, tmp_path, workers=1)
+    assert [r["policy"] for r in json.loads((tmp_path / "summary.json").read_text())] == ["fifo"]
+
+
+def test_a_worker_that_dies_is_named(tmp_path: Path) -> None:
+    plan = EvaluationPlan(("tests.scripts.test_evaluate:Dying", "fifo"), workload=SMALL)
+    with pytest.raises(EngineError, match="a worker process died"):
+        evaluate(plan, tmp_path, workers=2)
+
+
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
@@ -155,6 +190,10 @@ def test_several_workloads_stand_in_one_summary(tmp_path: Path) -> None:
         (EvaluationPlan(("fifo", "fifo")), "twice"),
         (EvaluationPlan(("fifo",), seeds=(1, 1)), "twice"),
         (EvaluationPlan(("fifo",), scenario=ScenarioConfig("steady")), "scenario.load"),
+        (EvaluationPlan(("fifo",), seeds=(-1,)), "0 or more"),
+        (EvaluationPlan(("fifo",), until_s=-1.0), "until_s"),
+        (EvaluationPlan(("fifo",), workload=WorkloadConfig(duration_s=1e9)), "duration_s"),
+        (EvaluationPlan(("fifo",), workload=WorkloadConfig(name="azure2022")), "azure2023_conv"),
         (EvaluationPlan(("fifo",), workload=WorkloadConfig(start_s=1e6)), "no request arrives"),
     ],
 )
