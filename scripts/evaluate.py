@@ -7,14 +7,19 @@ docs/evaluate.md lists the keys. A run that was interrupted continues where it s
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 from rich.console import Console
+from rich.text import Text
 
 from pecgym.analysis import results_table
 from pecgym.errors import PecGymError
@@ -59,7 +64,14 @@ store.store(group="schema", name="scenario", node=ScenarioConfig)
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
 def main(config: EvaluateConfig) -> None:
     console = Console()
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        _fail(f"missing value of {', '.join(missing)}: give it on the command line, as {missing[0]}=...")
     values: EvaluateConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
+    out = Path(values.out)
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        out /= re.sub("[^A-Za-z0-9_.,=-]", "_", job.job.override_dirname) or str(job.job.num)
     plan = EvaluationPlan(
         policies=tuple(values.policies),
         model=values.model.name,
@@ -74,12 +86,9 @@ def main(config: EvaluateConfig) -> None:
         until_s=values.until_s,
     )
     try:
-        result = evaluate(
-            plan, Path(values.out), workers=values.workers, keep_requests=values.requests, fresh=values.fresh
-        )
+        result = evaluate(plan, out, workers=values.workers, keep_requests=values.requests, fresh=values.fresh)
     except PecGymError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/] {error}", highlight=False)
-        sys.exit(2)
+        _fail(str(error))
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: what was done is kept; the same command continues")
         sys.exit(130)
@@ -89,6 +98,11 @@ def main(config: EvaluateConfig) -> None:
     for note in sorted({note for row in result.rows for note in row["notes"]}):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(result.where(), highlight=False, soft_wrap=True)
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), message), highlight=False)
+    sys.exit(2)
 
 
 if __name__ == "__main__":
