@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from pecgym.analysis import RequestLog, RunFacts
-from pecgym.analysis.request_log import COUNT_COLUMNS, NEVER, TIME_COLUMNS
+from pecgym.analysis.request_log import COUNT_COLUMNS, TIME_COLUMNS
 from pecgym.costs import ClusterSpec, ModelSpec, Profile, find_profile, load_cluster, load_gpu, load_model, load_profile
 from pecgym.engine import Decision, EngineSettings, Simulator, Snapshot, load_engine
+from pecgym.engine.state import NONE as NEVER
 from pecgym.errors import EngineError, SpecError
 from pecgym.policies import Policy, PythonPolicy, load_policy
 from pecgym.random import random_stream

@@ -18,12 +18,15 @@ make a policy that never serves it look good.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pecgym.analysis.request_log import NEVER, RequestLog
 from pecgym.costs import cost_usd, energy_joules
+from pecgym.engine.state import NONE as NEVER
+
+if TYPE_CHECKING:
+    from pecgym.analysis.request_log import RequestLog
 
 PERCENTILES = (1, 25, 50, 75, 99)
 

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pecgym.analysis.metrics import metrics_row
+from pecgym.engine.state import NONE as NEVER
 from pecgym.units import PS_PER_S
-
-NEVER = -1
 
 TIME_COLUMNS = ("arrival", "placed", "start", "first_token", "finish")
 COUNT_COLUMNS = ("row", "input_tokens", "output_tokens", "replica", "evictions", "recomputed_tokens")
@@ -75,8 +75,6 @@ class RequestLog:
 
     def metrics(self) -> dict[str, Any]:
         """The row of the result tables; see pecgym.analysis.metrics for what each value means."""
-        from pecgym.analysis.metrics import metrics_row
-
         return metrics_row(self)
 
     def digest(self) -> str:

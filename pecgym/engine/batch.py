@@ -5,7 +5,16 @@ from __future__ import annotations
 from pecgym.engine.arrivals import next_user_request
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.iteration import advance_decodes, run_ps, start_run
-from pecgym.engine.memory import blocks_of, blocks_to_admit, computed_now, fits, growth_blocks, prompt_share
+from pecgym.engine.memory import (
+    blocks_of,
+    blocks_to_admit,
+    fits,
+    growth_blocks,
+    held_tokens,
+    prompt_share,
+    resident,
+    steps_since_join,
+)
 from pecgym.engine.residents import (
     admit,
     evict,
@@ -125,19 +134,13 @@ def _evict_victim(state: State, r: int) -> None:
     replica = state.replicas[r]
     rule_kind = state.settings[0].victim
     best = NONE
-    best_is_decode = False
     best_rank = 0
     best_admission = 0
     for i in range(replica.n_decodes + replica.n_prefills):
-        is_decode = i < replica.n_decodes
-        if is_decode:
-            request = state.requests[state.decodes[r, i].slot]
-            computed = computed_now(replica, request, 0)
-        else:
-            request = state.requests[state.prefills[r, i - replica.n_decodes]]
-            computed = request.computed_tokens
-            if request.chunk_tokens > 0:
-                continue
+        request = state.requests[resident(state, r, i)]
+        if request.chunk_tokens > 0:
+            continue
+        computed = request.computed_tokens + steps_since_join(replica, request)
         if rule_kind == VICTIM_NEWEST:
             rank = 0
         elif rule_kind == VICTIM_FEWEST_COMPUTED:
@@ -145,11 +148,10 @@ def _evict_victim(state: State, r: int) -> None:
         else:
             rank = computed
         if best == NONE or rank > best_rank or (rank == best_rank and request.admission > best_admission):
-            best = i if is_decode else i - replica.n_decodes
-            best_is_decode = is_decode
+            best = i
             best_rank = rank
             best_admission = request.admission
-    evict(state, r, best, best_is_decode)
+    evict(state, r, best)
 
 
 @separate_rule
@@ -163,16 +165,10 @@ def _fits_without_larger(state: State, r: int) -> bool:
     reserved = 0
     either = 0
     for i in range(replica.n_decodes + replica.n_prefills):
-        if i < replica.n_decodes:
-            request = state.requests[state.decodes[r, i].slot]
-            done = computed_now(replica, request, 0) - request.computed_tokens
-            held = request.computed_tokens + done + 1
-        else:
-            request = state.requests[state.prefills[r, i - replica.n_decodes]]
-            done = 0
-            held = request.prompt_tokens
-        if order_key(settings.queue_order, request, done) > head.key:
+        request = state.requests[resident(state, r, i)]
+        if order_key(settings.queue_order, request, steps_since_join(replica, request)) > head.key:
             continue
+        held = held_tokens(replica, request, 1)
         kept += 1
         used += blocks_of(settings, held)
         reserved += blocks_of(settings, request.reserved_tokens)
@@ -199,24 +195,16 @@ def _displace(state: State, r: int) -> None:
         return
     while not fits(state, r, replica.queue, 1):
         worst = NONE
-        worst_is_decode = False
         worst_key = state.requests[replica.queue].key
         worst_admission = 0
         for i in range(replica.n_decodes + replica.n_prefills):
-            is_decode = i < replica.n_decodes
-            if is_decode:
-                request = state.requests[state.decodes[r, i].slot]
-                done = computed_now(replica, request, 0) - request.computed_tokens
-            else:
-                request = state.requests[state.prefills[r, i - replica.n_decodes]]
-                done = 0
-            key = order_key(settings.queue_order, request, done)
+            request = state.requests[resident(state, r, i)]
+            key = order_key(settings.queue_order, request, steps_since_join(replica, request))
             if key > worst_key or (worst != NONE and key == worst_key and request.admission > worst_admission):
-                worst = i if is_decode else i - replica.n_decodes
-                worst_is_decode = is_decode
+                worst = i
                 worst_key = key
                 worst_admission = request.admission
-        evict(state, r, worst, worst_is_decode)
+        evict(state, r, worst)
 
 
 @separate_rule

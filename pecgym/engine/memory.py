@@ -27,9 +27,29 @@ def blocks_of(settings: Any, tokens: int) -> int:
 
 
 @rule
-def computed_now(replica: Any, request: Any, steps_ahead: int) -> int:
-    """KV tokens that a decode holds, `steps_ahead` decode iterations after the replica's last boundary."""
-    return request.computed_tokens + replica.decode_steps + steps_ahead - request.join_step
+def resident(state: State, r: int, i: int) -> int:
+    """Slot of resident i of replica r: the decodes come first, then the incomplete prompts."""
+    n_decodes = state.replicas[r].n_decodes
+    if i < n_decodes:
+        return state.decodes[r, i].slot
+    return state.prefills[r, i - n_decodes]
+
+
+@rule
+def steps_since_join(replica: Any, request: Any) -> int:
+    """Tokens that a resident has decoded, up to the replica's last boundary, beyond what its counters say."""
+    if request.decoding == 0:
+        return 0
+    return replica.decode_steps - request.join_step
+
+
+@rule
+def held_tokens(replica: Any, request: Any, steps_ahead: int) -> int:
+    """KV tokens for which a resident holds blocks: a decode what it will have computed after `steps_ahead` more decode
+    iterations, an incomplete prompt the whole prompt."""
+    if request.decoding == 0:
+        return request.prompt_tokens
+    return request.computed_tokens + steps_since_join(replica, request) + steps_ahead
 
 
 @rule
@@ -109,13 +129,9 @@ def _reserved_by_history(state: State, r: int, steps_ahead: int) -> int:
     replica = state.replicas[r]
     settings = state.settings[0]
     reserved = 0
-    for i in range(replica.n_decodes):
-        request = state.requests[state.decodes[r, i].slot]
-        held = computed_now(replica, request, steps_ahead)
-        reserved += blocks_of(settings, max(held, request.reserved_tokens))
-    for i in range(replica.n_prefills):
-        request = state.requests[state.prefills[r, i]]
-        reserved += blocks_of(settings, max(request.prompt_tokens, request.reserved_tokens))
+    for i in range(replica.n_decodes + replica.n_prefills):
+        request = state.requests[resident(state, r, i)]
+        reserved += blocks_of(settings, max(held_tokens(replica, request, steps_ahead), request.reserved_tokens))
     return reserved
 
 

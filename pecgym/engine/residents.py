@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pecgym.engine.compiled import rule, separate_rule
-from pecgym.engine.memory import blocks_of, blocks_to_admit, computed_now, history_bucket, tokens_to_reserve
+from pecgym.engine.memory import blocks_of, blocks_to_admit, history_bucket, steps_since_join, tokens_to_reserve
 from pecgym.engine.queues import queue_pop, queue_push
 from pecgym.engine.state import (
     EVICT_SWAP,
@@ -130,9 +130,10 @@ def leave_decodes(state: State, r: int, i: int) -> int:
     heap = state.decodes[r]
     slot = heap[i].slot
     request = state.requests[slot]
-    computed = computed_now(replica, request, 0)
-    request.emitted_tokens += computed - request.computed_tokens
-    request.computed_tokens = computed
+    decoded = steps_since_join(replica, request)
+    request.emitted_tokens += decoded
+    request.computed_tokens += decoded
+    computed = request.computed_tokens
     request.join_step = replica.decode_steps
     last = replica.n_decodes - 1
     replica.n_decodes = last
@@ -208,8 +209,8 @@ def resume(state: State, r: int) -> None:
 
 
 @separate_rule
-def evict(state: State, r: int, i: int, is_decode: bool) -> None:
-    """Evicts a resident: entry i of the decodes, or of the incomplete prompts.
+def evict(state: State, r: int, i: int) -> None:
+    """Evicts resident i of replica r.
 
     Recompute: its KV is lost and its output joins its prompt. Swap: its KV waits in host memory. Either way it goes
     to the front of the queue, or to its place in an order by length. Source: INFERMAX, "Unified scheduling".
@@ -217,7 +218,8 @@ def evict(state: State, r: int, i: int, is_decode: bool) -> None:
     settings = state.settings[0]
     cluster = state.cluster[0]
     replica = state.replicas[r]
-    slot = leave_decodes(state, r, i) if is_decode else leave_prefills(state, r, i)
+    is_decode = i < replica.n_decodes
+    slot = leave_decodes(state, r, i) if is_decode else leave_prefills(state, r, i - replica.n_decodes)
     request = state.requests[slot]
     replica.reserved_blocks -= blocks_of(settings, request.reserved_tokens)
     replica.evictions += 1
