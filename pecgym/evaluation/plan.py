@@ -58,6 +58,8 @@ class WorkloadConfig:
         arrivals: embedded workload: its arrival process; None: the workload's own.
         start_s, stop_s: only the requests that arrive in this window.
         speedup: factor on the arrival rate, by shrinking time.
+        on_empty: file: what to do with rows of zero tokens, "error", "one" or "drop" (docs/workloads.md).
+        sort: file: whether to sort rows that are out of order, in place of an error.
     """
 
     name: str = "azure2023_conv"
@@ -67,6 +69,8 @@ class WorkloadConfig:
     start_s: float | None = None
     stop_s: float | None = None
     speedup: float = 1.0
+    on_empty: str | None = None
+    sort: bool = False
 
     @staticmethod
     def of(name_or_path: str, like: WorkloadConfig) -> WorkloadConfig:
@@ -92,6 +96,8 @@ class WorkloadConfig:
             )
         if self.path is not None and not Path(self.path).exists():
             raise SpecError(f"workload {self.path}: no such file; embedded workloads: {', '.join(generator_names())}")
+        if embedded and (self.on_empty is not None or self.sort):
+            raise SpecError("workload.on_empty and .sort are for files; an embedded workload needs neither")
         if not embedded and (self.duration_s is not None or self.arrivals is not None):
             raise SpecError("workload.duration_s and .arrivals are for embedded workloads; use start_s and stop_s")
         if self.duration_s is not None and not 0 < self.duration_s <= HORIZON_S:
@@ -105,7 +111,9 @@ class WorkloadConfig:
         if self.path is None and is_generator_name(self.name):
             trace = generate(self.name, seed, self.duration_s, self.arrivals)
         else:
-            trace = load_trace(self.name if self.path is None else Path(self.path))
+            options: dict[str, Any] = {} if self.on_empty is None else {"on_empty": self.on_empty}
+            options |= {"sort": True} if self.sort else {}
+            trace = load_trace(self.name if self.path is None else Path(self.path), **options)
         if self.start_s is not None or self.stop_s is not None:
             trace = trace.between(self.start_s or 0.0, math.inf if self.stop_s is None else self.stop_s)
         if self.speedup != 1.0:
