@@ -3,6 +3,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# By a path entry: the package is then found from every folder, also from beside the checkout.
+EDITABLE := --config-settings editable_mode=compat
 
 .PHONY: demo test test-slow lint types bench docs clean
 
@@ -35,15 +37,15 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e .
+	$(PIP) install -c constraints.txt $(EDITABLE) -e .
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[dev,calibrate]"
+	$(PIP) install -c constraints.txt $(EDITABLE) -e ".[dev,calibrate]"
 	@touch $@ $(VENV)/.base
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt -e ".[docs]"
+	$(PIP) install -c constraints.txt $(EDITABLE) -e ".[docs]"
 	@touch $@ $(VENV)/.base
 
 clean:

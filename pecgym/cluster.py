@@ -36,7 +36,9 @@ class Cluster:
         workload: Trace | ClosedLoop,
         seed: int,
         scenario: str,
+        arrival_scale: float,
     ) -> None:
+        self.arrival_scale = arrival_scale
         self.model, self.spec, self.profile, self.engine = model, spec, profile, engine
         self.policy, self.workload, self.seed, self.scenario = policy, workload, seed, scenario
         self.trace = workload.lengths if isinstance(workload, ClosedLoop) else workload
@@ -139,6 +141,7 @@ class Cluster:
                 "profile": self.profile.name,
                 "workload": self.trace.name,
                 "scenario": self.scenario,
+                "arrival_scale": self.arrival_scale,
                 "seed": self.seed,
             },
             gpus=self.spec.gpu_count,
@@ -197,6 +200,7 @@ def make_cluster(
     tp: int | None = None,
     profile: str | Path | Profile | None = None,
     scenario_label: str = "native",
+    arrival_scale: float = 1.0,
 ) -> Cluster:
     """A cluster by names: see docs/index.md.
 
@@ -211,6 +215,7 @@ def make_cluster(
         tp: GPUs per replica; None: the model's default.
         profile: cost profile by name or path; None: that of (model, GPU, tp) on vLLM.
         scenario_label: what tables call it; pecgym.scenario.scale_to_load changes the load.
+        arrival_scale: what tables say of the factor on the arrival rate that the workload was given.
 
     Raises:
         PecGymError: a name does not exist, or a request is larger than a replica's memory.
@@ -237,4 +242,5 @@ def make_cluster(
         workload,
         seed,
         scenario_label,
+        arrival_scale,
     )

@@ -5,7 +5,7 @@
     python scripts/calibrate.py --aic --all      # make every shipped profile again
     python scripts/calibrate.py --table          # the shipped profiles and their errors, as Markdown
 
-Needs `pip install "pecgym[calibrate]"`. See docs/cost-model.md.
+Needs `pip install -e ".[calibrate]"`. See docs/cost-model.md.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -47,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
             if absent:
                 raise ProfileError(f"{', '.join(absent)} missing: a profile belongs to a model, GPUs and an engine")
             file, samples = _from_aic(options.model, options.gpu, options.tp) if options.aic else _from_csv(options)
+            if options.out is not None:
+                file = replace(file, name=options.out.stem)
             path = options.out or Path(f"{file.name}.yaml")
             write_profile(file, path)
             show(file)
@@ -183,7 +186,7 @@ def plot(file: ProfileFile, samples: Samples, path: Path) -> None:
     try:
         import matplotlib
     except ModuleNotFoundError as problem:
-        raise ProfileError('--plot needs matplotlib: pip install "pecgym[calibrate]"') from problem
+        raise ProfileError('--plot needs matplotlib: pip install -e ".[calibrate]"') from problem
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -8,6 +8,7 @@ docs/evaluate.md lists the keys. A run that was interrupted continues where it s
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,12 +90,14 @@ def main(config: EvaluateConfig) -> None:
         result = evaluate(plan, out, workers=values.workers, keep_requests=values.requests, fresh=values.fresh)
     except PecGymError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(str(error))
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: what was done is kept; the same command continues")
         sys.exit(130)
     if not console.is_terminal:
-        console.width = 160
-    console.print(results_table(result.rows))
+        console.width = 180
+    console.print(results_table(result.rows, narrow=console.width < 145))
     for note in sorted({note for row in result.rows for note in row["notes"]}):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(result.where(), highlight=False, soft_wrap=True)
@@ -105,5 +108,10 @@ def _fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
     main()

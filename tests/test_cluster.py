@@ -114,7 +114,7 @@ def test_names_that_do_not_exist_list_what_does() -> None:
 
 def test_a_request_larger_than_memory_is_refused_by_name() -> None:
     trace = pecgym.Trace([0.0, 1.0], [10, 2_000_000], [5, 5], name="mine")
-    with pytest.raises(EngineError, match=r"'mine'.*1 of 2.*row 1 with 2,000,004 tokens"):
+    with pytest.raises(EngineError, match=r"'mine'.*1 of 2.*request 1 .* with 2,000,004 tokens"):
         pecgym.make_cluster(workload=trace)
 
 
@@ -172,7 +172,7 @@ def test_an_answer_that_is_no_replica_is_refused() -> None:
     cluster = pecgym.make_cluster(policy=None, workload=SHORT)
     cluster.next_decision()
     for answer in (None, 1.7, "0"):
-        with pytest.raises(TypeError):
+        with pytest.raises(EngineError, match="must be a replica's index or WAIT"):
             cluster.apply(answer)
     with pytest.raises(EngineError, match="give a replica"):
         cluster.apply(8)
@@ -189,7 +189,7 @@ def test_a_function_that_numba_cannot_compile_is_named() -> None:
     def to_text(state, slot):
         return "0"
 
-    with pytest.raises(SpecError, match="'to_text' cannot be compiled"):
+    with pytest.raises(SpecError, match=r"'to_text' .*test_cluster.* cannot be compiled"):
         pecgym.make_cluster(policy=Policy("text", to_text), workload=SHORT)
 
 

@@ -60,13 +60,16 @@ class RequestLog:
         facts: the run.
     """
 
-    ps: dict[str, Any]
-    counts: dict[str, Any]
-    is_long: Any
+    ps: dict[str, Any] = field(repr=False)
+    counts: dict[str, Any] = field(repr=False)
+    is_long: Any = field(repr=False)
     facts: RunFacts = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.is_long)
+
+    def __repr__(self) -> str:
+        return f"RequestLog({len(self)} requests, {dict(self.facts.labels)})"
 
     def seconds(self, event: str) -> Any:
         """float64[n]: when `event` (a key of `ps`) happened, NaN where it has not."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
 
+from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.table import Table
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
@@ -22,21 +23,34 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("GPU-hours", "h", "gpu_hours"),
     ("idle", "%", "idle_rate"),
 )
+_NARROW = ("all_queueing_delay_p99_s", "ttft_p99_s", "tpot_p99_s", "jct_p50_s", "jct_p99_s", "gpu_hours")
 _SCALE = {"ms": 1000.0, "%": 100.0}
 
 
-def results_table(rows: Iterable[dict[str, Any]]) -> Table:
-    """One line per (workload, policy): the median over its seeds. The rows are of one model, cluster and scenario."""
+def results_table(rows: Iterable[dict[str, Any]], *, narrow: bool = False) -> Table:
+    """One line per (workload, policy): the median over its seeds. The rows are of one model, cluster and scenario.
+
+    narrow: leave columns out, for a terminal of 80 characters.
+    """
     rows = list(rows)
     several_workloads = len({r["workload"] for r in rows}) > 1
-    table = Table(title=_title(rows), title_justify="left", caption_justify="left", header_style="bold")
+    columns = [column for column in COLUMNS if not narrow or column[2] in _NARROW]
+    table = Table(
+        title=_title(rows),
+        title_justify="left",
+        caption="narrow terminal: more columns at 145 characters, all in table.csv" if narrow else None,
+        caption_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD if narrow else HEAVY_HEAD,
+        padding=(0, 0) if narrow else (0, 1),
+    )
     if several_workloads:
-        table.add_column("workload")
-    table.add_column("policy")
-    for heading, unit, _ in COLUMNS:
-        table.add_column(f"{heading}\n{unit}", justify="right")
+        table.add_column("workload", no_wrap=not narrow)
+    table.add_column("policy", no_wrap=True)
+    for heading, unit, _ in columns:
+        table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
     for (workload, policy), group in grouped(rows).items():
-        cells = [_cell(group, key, unit) for _, unit, key in COLUMNS]
+        cells = [_cell(group, key, unit) for _, unit, key in columns]
         table.add_row(*([workload] if several_workloads else []), policy, *cells)
     return table
 
@@ -58,11 +72,14 @@ def median_of(rows: Sequence[dict[str, Any]], key: str) -> float | None:
 def _title(rows: Sequence[dict[str, Any]]) -> str:
     first, seeds = rows[0], sorted({row["seed"] for row in rows})
     workload = f"{first['workload']}, " if len({row["workload"] for row in rows}) == 1 else ""
-    requests = median_of(rows, "n_requests") or 0
+    counts = sorted({row["n_requests"] for row in rows})
+    requests = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
     of_seeds = f"median of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    scales = [row["arrival_scale"] for row in rows]
+    scale = "" if max(scales) == 1.0 == min(scales) else f" (arrivals x {median(scales):.3g})"
     return (
-        f"{first['model']} on {first['cluster']}, engine {first['engine']}, {workload}scenario {first['scenario']}, "
-        f"{requests:,.0f} requests, {of_seeds}"
+        f"{first['model']} on {first['cluster']}, engine {first['engine']}, {workload}"
+        f"scenario {first['scenario']}{scale}, {requests} requests, {of_seeds}"
     )
 
 

@@ -1,6 +1,6 @@
 """Iteration times predicted by AIConfigurator from kernel and collective times that NVIDIA measured.
 
-Needs `aiconfigurator-core` (`pip install "pecgym[calibrate]"`, Apache-2.0), only to make profiles.
+Needs `aiconfigurator-core` (`pip install -e ".[calibrate]"`, Apache-2.0), only to make profiles.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def package_version() -> str:
     try:
         return version("aiconfigurator-core")
     except PackageNotFoundError as problem:
-        raise ProfileError('AIConfigurator is not installed: pip install "pecgym[calibrate]"') from problem
+        raise ProfileError('AIConfigurator is not installed: pip install -e ".[calibrate]"') from problem
 
 
 class AicSteps:

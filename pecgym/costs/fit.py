@@ -1,6 +1,6 @@
 """Fits the iteration time formula to samples: non-negative least squares on the relative error.
 
-Needs SciPy (`pip install "pecgym[calibrate]"`).
+Needs SciPy (`pip install -e ".[calibrate]"`).
 """
 
 from __future__ import annotations
@@ -116,7 +116,10 @@ def _coarser(finest: list[int], fewer: list[int]) -> Floats:
 
 def _solve(matrix: Floats, target: Floats) -> tuple[Floats, float]:
     """The non-negative solution of `_system`, in ms, and its residual."""
-    from scipy.optimize import nnls
+    try:
+        from scipy.optimize import nnls
+    except ModuleNotFoundError as problem:
+        raise ProfileError('fitting needs SciPy: pip install -e ".[calibrate]"') from problem
 
     length = np.linalg.norm(matrix, axis=0)
     unit = matrix / np.where(length > 0, length, 1.0)

@@ -64,7 +64,7 @@ def compile_cached(function: Callable[..., Any], signature: Any, announced_as: s
     previous = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = str(folder)
     try:
-        compiled = numba.njit(signature, cache=_has_source_file(function), **_OPTIONS)(function)
+        compiled = numba.njit(signature, cache=_cache_can_be_trusted(function), **_OPTIONS)(function)
     finally:
         numba.config.CACHE_DIR = previous
     if first_time:
@@ -72,9 +72,9 @@ def compile_cached(function: Callable[..., Any], signature: Any, announced_as: s
     return compiled
 
 
-def _has_source_file(function: Callable[..., Any]) -> bool:
-    """Whether the cache can tell when the function changes: not if it was typed into an interpreter."""
-    return Path(function.__code__.co_filename).is_file()
+def _cache_can_be_trusted(function: Callable[..., Any]) -> bool:
+    """Whether the cache notices when the function, or a module that it imports from, changes: only in the package."""
+    return Path(function.__code__.co_filename).resolve().is_relative_to(_PACKAGE)
 
 
 @cache

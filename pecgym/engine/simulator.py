@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -43,7 +44,7 @@ class Decision:
     slot: int
     row: int
     input_tokens: int
-    state: layout.State
+    state: layout.State = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,12 @@ def compile_policy(choose: Callable[..., Any]) -> Any:
     """
     try:
         return compile_cached(choose, types.int64(_state_type(), types.int64))
-    except numba.errors.NumbaError as error:
+    except Exception as error:  # numba lets errors of many kinds through
+        place = f"{choose.__code__.co_filename}, line {choose.__code__.co_firstlineno}"
+        said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
         raise SpecError(
-            f"policy function {choose.__name__!r} cannot be compiled: it must be in the subset of Python that numba "
-            f"takes, and give an integer (docs/policies.md). numba says: {str(error).strip()}"
+            f"policy function {choose.__name__!r} ({place}) cannot be compiled: it must be in the subset of Python "
+            f"that numba takes, use fields that exist, and give an integer (docs/policies.md). numba says: {said[:600]}"
         ) from error
 
 
@@ -187,7 +190,10 @@ class Simulator:
         """Answers the decision that is due: a replica, or WAIT (it is asked again when something has changed)."""
         if not self._decision_due:
             raise EngineError("no decision is due: call next_decision() first")
-        action = operator.index(action)
+        try:
+            action = operator.index(action)
+        except TypeError:
+            raise EngineError(f"the answer must be a replica's index or WAIT ({layout.WAIT}), got {action!r}") from None
         if not (action == layout.WAIT or 0 <= action < len(self.state.replicas)):
             raise EngineError(
                 f"action {action}: give a replica 0..{len(self.state.replicas) - 1}, or WAIT ({layout.WAIT})"
@@ -291,6 +297,11 @@ class Simulator:
 
     def _feed(self, trace: Trace, more: bool) -> None:
         rows: Any = np.zeros(len(trace), layout.TRACE_ROW).view(np.recarray)
+        if len(trace) and trace.arrival_s[-1] > HORIZON_S:
+            raise EngineError(
+                f"trace {trace.name!r}: arrivals reach {trace.arrival_s[-1]:.0f} s, and the engine's time ends at "
+                f"{HORIZON_S:.0f} s (46 days); if they are dates, subtract the first arrival from all"
+            )
         rows.arrival_ps = seconds_to_ps(trace.arrival_s)
         rows.input_tokens = trace.input_tokens
         rows.output_tokens = trace.output_tokens
@@ -320,9 +331,9 @@ class Simulator:
             row = int(self.state.cluster[0].row_offset + self.state.cluster[0].n_rows) + i
             raise EngineError(
                 f"trace {trace.name!r}: {len(too_large)} of {len(trace)} requests exceed a replica's KV memory; "
-                f"the first is row {row} with {int(peak[i]):,} tokens (input + output - 1) against "
-                f"{int(record.capacity_blocks * record.block_tokens):,}; use more GPUs per replica, or remove or "
-                "shorten such requests"
+                f"the first is request {row} (counted from 0) with {int(peak[i]):,} tokens (input + output - 1) "
+                f"against {int(record.capacity_blocks * record.block_tokens):,}; use more GPUs per replica, or "
+                "remove or shorten such requests"
             )
         largest = int(peak.max(initial=0))
         batch = max(self.settings.max_batch_tokens, largest)

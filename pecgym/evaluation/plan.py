@@ -208,8 +208,8 @@ class EvaluationPlan:
         self.cluster_for(self.policies[0], Trace(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64)), 0)
         return {policy.choose for policy in policies}
 
-    def cluster_for(self, policy: str, trace: Trace, seed: int) -> Cluster:
-        """The cluster of the plan under a policy and a trace."""
+    def cluster_for(self, policy: str, trace: Trace, seed: int, arrival_scale: float = 1.0) -> Cluster:
+        """The cluster of the plan under a policy and a trace; arrival_scale: the factor on its rate, for tables."""
         return make_cluster(
             self.model,
             self.cluster,
@@ -220,6 +220,7 @@ class EvaluationPlan:
             tp=self.tp,
             profile=self.profile,
             scenario_label=self.scenario.label(),
+            arrival_scale=arrival_scale,
         )
 
 
@@ -235,12 +236,12 @@ class Job:
     def make(self) -> Cluster:
         """The cluster of this run, with its workload at the scenario's load."""
         trace = self.workload.load(self.seed)
-        cluster = self.plan.cluster_for(self.policy, trace, self.seed)
+        cluster = self.plan.cluster_for(self.policy, trace, self.seed, self.workload.speedup)
         load = self.plan.scenario.load
         if load is None:
             return cluster
-        trace, _ = scale_to_load(trace, load, cluster.n_replicas, cluster.profile, cluster.engine)
-        return self.plan.cluster_for(self.policy, trace, self.seed)
+        trace, factor = scale_to_load(trace, load, cluster.n_replicas, cluster.profile, cluster.engine)
+        return self.plan.cluster_for(self.policy, trace, self.seed, self.workload.speedup * factor)
 
     def key(self) -> str:
         """A name for its files that changes with whatever may change its result: settings, files, the code.

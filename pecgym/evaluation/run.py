@@ -6,13 +6,14 @@ import csv
 import json
 import math
 import os
+import threading
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,8 @@ def evaluate(
     finally:
         kept = [job for job in jobs if _done(runs, job, keep_requests)]
         rows = [json.loads((runs / f"{job.key()}.json").read_text()) for job in kept]
+        if len(kept) < len(jobs):
+            Console(stderr=True).print(f"{len(kept)} of {len(jobs)} runs are done and in the summary", highlight=False)
         if rows:
             _write_summary(rows, out)
             if keep_requests:
@@ -122,7 +125,7 @@ def _run_all(jobs: list[Job], runs: Path, workers: int, keep_requests: bool) -> 
                 run_job(job, runs, keep_requests)
                 progress.advance(task)
             return
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
             futures = [pool.submit(run_job, job, runs, keep_requests) for job in jobs]
             try:
                 for future in as_completed(futures):
@@ -136,6 +139,18 @@ def _run_all(jobs: list[Job], runs: Path, workers: int, keep_requests: bool) -> 
                         "command with workers=1 continues"
                     ) from error
                 raise
+
+
+def _end_with_parent() -> None:
+    """A worker does not outlive the evaluation, even one that was killed."""
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _done(runs: Path, job: Job, keep_requests: bool) -> bool:

@@ -11,7 +11,7 @@ from pecgym.analysis.metrics import idle_rate, jct_s, makespan_s, queueing_delay
 from pecgym.units import PS_PER_S
 
 FACTS = RunFacts(
-    labels={"policy": "p", "workload": "w", "scenario": "native", "seed": 0},
+    labels={"policy": "p", "workload": "w", "scenario": "native", "arrival_scale": 1.0, "seed": 0},
     gpus=4,
     gpus_per_replica=2,
     end_s=100.0,

@@ -140,5 +140,5 @@ def test_without_aiconfigurator_the_error_says_what_to_install(monkeypatch):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr(aic, "version", absent)
-    with pytest.raises(ProfileError, match=r'pip install "pecgym\[calibrate\]"'):
+    with pytest.raises(ProfileError, match=r'pip install -e "\.\[calibrate\]"'):
         aic_profile("mistral-7b", "a100-80gb", 1)

@@ -127,7 +127,7 @@ def test_slots_leave_room_for_one_token_of_each_decode() -> None:
 
 def test_what_no_replica_can_hold_is_refused_when_it_is_loaded() -> None:
     simulator = Simulator(1, make_profile(), EngineSettings(kv_capacity_tokens=100), choose=load_policy("fifo").choose)
-    with pytest.raises(EngineError, match=r"1 of 2 requests.*row 1 with 101 tokens.*against 96"):
+    with pytest.raises(EngineError, match=r"1 of 2 requests.*request 1 .* with 101 tokens.*against 96"):
         simulator.load_trace(Trace(np.zeros(2), np.array([10, 92]), np.array([5, 10]), name="large"))
     with pytest.raises(EngineError, match="at least 1 replica"):
         Simulator(0, make_profile(), EngineSettings())
