@@ -255,7 +255,7 @@ class Job:
             _package_hash(),
             _policy_source(self.policy),
             _resolved(plan.model, plan.cluster, plan.tp, plan.profile),
-            repr(plan.engine.load()),
+            _resolved_engine(tuple(asdict(plan.engine).items())),
             [self.policy, asdict(self.workload), asdict(plan.scenario), self.seed, plan.until_s],
             [stat.st_size, stat.st_mtime_ns] if stat is not None else [],
         ]
@@ -281,6 +281,12 @@ def _policy_source(policy: str) -> str:
     return Path(source).read_text() if source else ""
 
 
+@cache
+def _resolved_engine(config: tuple[tuple[str, Any], ...]) -> str:
+    return repr(EngineConfig(**dict(config)).load())
+
+
+@cache
 def _resolved(model: str, cluster: str, tp: int | None, profile: str | None) -> str:
     """What the names stand for, in full: files of the user's own may have changed."""
     spec = load_cluster(cluster)
