@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TESTS = tuple(f"tests/engine/test_{name}.py" for name in ("rules", "iteration_closed_form", "differential"))
+TESTS = tuple(f"tests/engine/test_{name}.py" for name in ("iteration_closed_form", "rules", "differential"))
 
 # Loaded before the tests: the same examples every time, and no search for a smaller one.
 HYPOTHESIS_PROFILE = """

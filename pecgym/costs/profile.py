@@ -112,18 +112,6 @@ class Profile:
         """Time of an iteration that prefills one whole prompt alone, in ps."""
         return self.iteration_ps([(prompt_tokens, 0)], [])
 
-    def is_extrapolated(self, prompt_tokens: int = 0, context_tokens: int = 0, batch: int = 0) -> bool:
-        """Whether a prompt length, a context per decode or a number of decodes is above what was fitted.
-
-        False where the profile states no range. Times below the range are bounded by weight reading and not flagged.
-        """
-        fitted = self.fitted_range
-        return fitted is not None and (
-            prompt_tokens > fitted.prompt_tokens_max
-            or context_tokens > fitted.context_tokens_max
-            or batch > fitted.batch_max
-        )
-
     def range_note(self, prompt_tokens: int = 0, context_tokens: int = 0, batch: int = 0) -> str:
         """One sentence for a result's metadata: which of the largest values are extrapolated; empty if none is."""
         fitted = self.fitted_range

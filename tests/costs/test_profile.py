@@ -145,9 +145,8 @@ def test_spot_values_of_the_cost_model_page():
 
 def test_times_outside_the_range_are_labelled():
     p = find_profile("llama-3.1-70b", "a100-80gb", 4)
-    assert not p.is_extrapolated(prompt_tokens=131_072, context_tokens=131_072, batch=512)
     assert p.range_note(prompt_tokens=100, context_tokens=100, batch=1) == ""
-    assert p.is_extrapolated(prompt_tokens=500_000)
+    assert p.range_note(prompt_tokens=131_072, context_tokens=131_072, batch=512) == ""
     assert "prompts up to 500,000 tokens (fitted up to 131,072)" in p.range_note(prompt_tokens=500_000)
     assert "batches up to 600 decodes" in p.range_note(batch=600)
     assert "states no fitted range" in PROFILES["infermax-llama-2-7b-a100"].range_note(prompt_tokens=5)
