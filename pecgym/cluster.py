@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,21 @@ import numpy as np
 
 from pecgym.analysis import RequestLog, RunFacts
 from pecgym.analysis.request_log import COUNT_COLUMNS, TIME_COLUMNS
-from pecgym.costs import ClusterSpec, ModelSpec, Profile, find_profile, load_cluster, load_gpu, load_model, load_profile
-from pecgym.engine import Decision, EngineSettings, Simulator, Snapshot, load_engine
+from pecgym.analysis.timeline import COLUMNS as SLICE_COLUMNS
+from pecgym.analysis.timeline import Timeline
+from pecgym.costs import (
+    ClusterSpec,
+    GroupCosts,
+    ModelSpec,
+    Profile,
+    find_profile,
+    group_costs,
+    load_cluster,
+    load_gpu,
+    load_model,
+    load_profile,
+)
+from pecgym.engine import Decision, EngineSettings, LongRules, Simulator, Snapshot, Topology, load_engine
 from pecgym.engine.state import NONE as NEVER
 from pecgym.errors import EngineError, SpecError
 from pecgym.policies import Policy, PythonPolicy, load_policy
@@ -37,8 +50,10 @@ class Cluster:
         seed: int,
         scenario: str,
         arrival_scale: float,
+        rules: LongRules,
+        record: bool,
     ) -> None:
-        self.arrival_scale = arrival_scale
+        self.arrival_scale, self.rules, self.record = arrival_scale, rules, record
         self.model, self.spec, self.profile, self.engine = model, spec, profile, engine
         self.policy, self.workload, self.seed, self.scenario = policy, workload, seed, scenario
         self.trace = workload.lengths if isinstance(workload, ClosedLoop) else workload
@@ -62,7 +77,7 @@ class Cluster:
             self.simulator.run(until_s)
         else:
             while (decision := self.simulator.next_decision(until_s)) is not None:
-                self.simulator.apply(self.policy.actor.act(decision))
+                self.simulator.apply(self.policy.answer(decision))
         self._wall_s += time.perf_counter() - started
         return self.log()
 
@@ -122,11 +137,18 @@ class Cluster:
         return RequestLog(
             ps={event: rows[f"{event}_ps"].copy() for event in TIME_COLUMNS},
             counts={name: rows[name].copy() for name in COUNT_COLUMNS},
+            timeline=self._timeline() if self.record else None,
             is_long=self.trace.is_long[rows.row],
             facts=self.facts(
                 int(rows.input_tokens.max(initial=0)), int((rows.input_tokens + rows.output_tokens).max(initial=0))
             ),
         )
+
+    def _timeline(self) -> Timeline:
+        slices = self.simulator.timeline()
+        columns = {name: slices[name].copy() for name in SLICE_COLUMNS}
+        per_node = self.spec.gpus_per_node // self.profile.tp
+        return Timeline(**columns, n_replicas=self.n_replicas, replicas_per_node=per_node)
 
     def facts(self, longest_prompt: int, longest_context: int) -> RunFacts:
         """What the run was. longest_prompt, longest_context: in tokens, to say what the profile extrapolates."""
@@ -158,8 +180,15 @@ class Cluster:
     def _new_simulator(self) -> Simulator:
         stream = random_stream(self.seed, "policy")
         policy, engine = self.policy, self.engine
+        setup: dict[str, Any] = {
+            "rules": self.rules,
+            "topology": self._topology(),
+            "group_costs": self._group_costs(),
+            "policy_stream": stream,
+            "record": self.record,
+        }
         if policy is None:
-            return Simulator(self.n_replicas, self.profile, engine, policy_stream=stream)
+            return Simulator(self.n_replicas, self.profile, engine, **setup)
         if policy.queue_order is not None:
             engine = engine.with_changes(queue_order=policy.queue_order)
         if policy.preemptive is not None:
@@ -169,10 +198,27 @@ class Cluster:
             self.profile,
             engine,
             choose=policy.choose,
+            start=policy.start_rule,
+            pool=policy.pool,
             load=policy.load,
             global_order=policy.global_order,
-            policy_stream=stream,
+            **setup,
         )
+
+    def _topology(self) -> Topology:
+        gpu, tp = load_gpu(self.spec.gpu), self.profile.tp
+        return Topology(
+            replicas_per_node=self.spec.gpus_per_node // tp,
+            layers=self.model.layers,
+            replica_gb_per_s=gpu.nvlink_one_way_gb_per_s * tp,
+            node_gb_per_s=self.spec.inter_node_gb_per_s,
+        )
+
+    def _group_costs(self) -> GroupCosts | None:
+        longs = self.trace.input_tokens[self.trace.is_long]
+        if not len(longs):
+            return None
+        return group_costs(self.model, load_gpu(self.spec.gpu), self.spec, self.profile, int(longs.max()))
 
 
 def _check_profile(profile: Profile, model: ModelSpec, spec: ClusterSpec) -> None:
@@ -201,6 +247,8 @@ def make_cluster(
     profile: str | Path | Profile | None = None,
     scenario_label: str = "native",
     arrival_scale: float = 1.0,
+    rules: Mapping[str, Any] | None = None,
+    record: bool = False,
 ) -> Cluster:
     """A cluster by names: see docs/index.md.
 
@@ -216,6 +264,8 @@ def make_cluster(
         profile: cost profile by name or path; None: that of (model, GPU, tp) on vLLM.
         scenario_label: what tables call it; pecgym.scenario.scale_to_load changes the load.
         arrival_scale: what tables say of the factor on the arrival rate that the workload was given.
+        rules: what to change in the policy's rules for long requests (LongRules, docs/policies.md).
+        record: whether the log gets a timeline of what each replica did.
 
     Raises:
         PecGymError: a name does not exist, or a request is larger than a replica's memory.
@@ -233,14 +283,17 @@ def make_cluster(
     if not isinstance(workload, Trace | ClosedLoop):
         options = {"seed": seed} if isinstance(workload, str) and is_generator_name(workload) else {}
         workload = load_trace(workload, **options)
+    loaded = None if policy is None else load_policy(policy)
     return Cluster(
         model_spec,
         spec,
         profile,
         engine if isinstance(engine, EngineSettings) else load_engine(engine),
-        None if policy is None else load_policy(policy),
+        loaded,
         workload,
         seed,
         scenario_label,
         arrival_scale,
+        (LongRules() if loaded is None else loaded.rules_for(profile.tp)).with_changes(**(rules or {})),
+        record,
     )

@@ -29,7 +29,7 @@ from rich.table import Table
 from pecgym import Trace, make_cluster
 from pecgym.cluster import Cluster
 from pecgym.scenario import scale_to_load
-from pecgym.workload import generate, generate_chunks
+from pecgym.workload import generate, generate_chunks, rewrite_long
 
 WEEK_S = 7 * 86400.0
 
@@ -77,14 +77,34 @@ def hour_32_replicas(repeats: int) -> Iterator[Row]:
     yield at_least("hour, jsq_tokens, 32 replicas", requests / seconds, "requests/s", 1e6)
 
 
-def growth(policy: str, repeats: int) -> Iterator[Row]:
+MIXED = "azure2023_conv+azure2023_code"
+MIXED_SCALE = 0.04  # of the native rate: with 5% longs about half of what 8 replicas of a 70B model can do
+
+
+def with_longs(trace: Trace) -> Trace:
+    """5% of the inputs become 100K-500K tokens long, at a rate that 32 A100s can serve."""
+    return rewrite_long(trace, "paper").scale_rate(MIXED_SCALE)
+
+
+def hour_with_longs(policy: str, repeats: int) -> Iterator[Row]:
+    """Both Azure hours with PecSched's longs on 32 A100s: suspensions, pushes and groups."""
+    trace = with_longs(generate(MIXED))
+    seconds, requests = engine_seconds(lambda: make_cluster(policy=policy, workload=trace), repeats)
+    yield at_least(f"hours with longs, {policy}", requests / seconds, "requests/s", 1e6)
+
+
+def growth(policy: str, repeats: int, longs: bool = False) -> Iterator[Row]:
     """Cost of a request when GPUs and arrivals grow together from 32 to 4096 (the same hour's rate, 128 times)."""
-    small = generate("azure2023_conv")
+    name = MIXED if longs else "azure2023_conv"
+    small = generate(name)
     copies = 128
-    large = Trace.merge(*(generate("azure2023_conv", seed=seed, duration_s=300.0) for seed in range(copies)))
+    large = Trace.merge(*(generate(name, seed=seed, duration_s=300.0) for seed in range(copies)))
+    if longs:
+        small, large = with_longs(small), with_longs(large)
     few, n_few = engine_seconds(lambda: make_cluster(policy=policy, workload=small), repeats)
     many, n_many = engine_seconds(lambda: make_cluster(cluster="p4de_x512", policy=policy, workload=large), repeats)
-    yield at_most(f"cost of a request, 4096 / 32 GPUs, {policy}", (many / n_many) / (few / n_few), "x", 2.0)
+    label = f"{policy}, with longs" if longs else policy
+    yield at_most(f"cost of a request, 4096 / 32 GPUs, {label}", (many / n_many) / (few / n_few), "x", 2.0)
 
 
 def overload(repeats: int) -> Iterator[Row]:
@@ -165,9 +185,14 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[Row]]] = {
     "hour_srpt": lambda n: hour("srpt", n),
     "hour_sarathi": lambda n: hour("fifo", n, "sarathi"),
     "hour_32_replicas": hour_32_replicas,
+    "hour_pecsched": lambda n: hour("pecsched", n),
+    "longs_fifo": lambda n: hour_with_longs("fifo", n),
+    "longs_pecsched": lambda n: hour_with_longs("pecsched", n),
     "overload": overload,
     "growth_fifo": lambda n: growth("fifo", n),
     "growth_jsq_tokens": lambda n: growth("jsq_tokens", n),
+    "growth_pecsched": lambda n: growth("pecsched", n),
+    "growth_pecsched_longs": lambda n: growth("pecsched", n, longs=True),
     "memory": memory,
     "week": week,
     "first_run": first_run,

@@ -17,14 +17,16 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
+from mutations import MUTATIONS, Mutation
 from rich.console import Console
 from rich.table import Table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TESTS = tuple(f"tests/engine/test_{name}.py" for name in ("iteration_closed_form", "rules", "differential"))
+TESTS = tuple(
+    f"tests/engine/test_{name}.py" for name in ("iteration_closed_form", "rules", "group_rules", "differential")
+)
 
 # Loaded before the tests: the same examples every time, and no search for a smaller one.
 HYPOTHESIS_PROFILE = """
@@ -32,143 +34,6 @@ from hypothesis import Phase, settings
 settings.register_profile("mutation", derandomize=True, database=None, phases=[Phase.explicit, Phase.generate])
 settings.load_profile("mutation")
 """
-
-
-@dataclass(frozen=True)
-class Mutation:
-    """One change of one line. `before` must occur exactly once in `file`, which is relative to pecgym/engine."""
-
-    name: str
-    file: str
-    before: str
-    after: str
-
-
-MUTATIONS = (
-    Mutation("jump-one-step-too-far", "memory.py", "        if left < 0:\n", "        if left < -1:\n"),
-    Mutation(
-        "jump-ignores-partial-blocks",
-        "memory.py",
-        "if replica.n_decodes * ((wanted + block - 1) // block) <= free:",
-        "if replica.n_decodes * (wanted // block) <= free:",
-    ),
-    Mutation(
-        "growth-phase-sign",
-        "memory.py",
-        "        grown += state.phases[r, (-step) % block]\n",
-        "        grown += state.phases[r, step % block]\n",
-    ),
-    Mutation(
-        "peak-one-token-more",
-        "memory.py",
-        "        return request.input_tokens + request.output_tokens - 1\n",
-        "        return request.input_tokens + request.output_tokens\n",
-    ),
-    Mutation(
-        "history-forgets-the-prompt",
-        "memory.py",
-        "            return max(request.prompt_tokens, past[1] // past[0])\n",
-        "            return past[1] // past[0]\n",
-    ),
-    Mutation(
-        "swapped-in-without-its-next-token",
-        "memory.py",
-        "        held = request.computed_tokens + 1\n",
-        "        held = request.computed_tokens\n",
-    ),
-    Mutation(
-        "no-watermark",
-        "memory.py",
-        "    return reserved_now(state, r, steps_ahead) + need + settings.watermark_blocks <= settings.capacity_blocks",
-        "    return reserved_now(state, r, steps_ahead) + need <= settings.capacity_blocks",
-    ),
-    Mutation("cut-run-one-later", "iteration.py", "if done == 0 or run_ps(replica, done) < elapsed:", "if True:"),
-    Mutation(
-        "cut-run-never",
-        "cluster.py",
-        "    elif replica.n_waiting == 1 or settings.queue_order != ORDER_FCFS:\n",
-        "    elif settings.queue_order != ORDER_FCFS:\n",
-    ),
-    Mutation(
-        "inverse-not-corrected",
-        "iteration.py",
-        "    while run_ps(replica, k) > elapsed_ps:\n        k -= 1\n",
-        "",
-    ),
-    Mutation("steady-ignored", "iteration.py", "if prefills == 0 and steady:", "if prefills == 0:"),
-    Mutation(
-        "attention-rounded-up",
-        "iteration.py",
-        "time += (pairs * costs.attention_ps_per_1024_pairs) >> 10",
-        "time += (pairs * costs.attention_ps_per_1024_pairs + 1023) >> 10",
-    ),
-    Mutation(
-        "victim-tie-to-the-oldest",
-        "batch.py",
-        "(rank == best_rank and request.admission > best_admission)",
-        "(rank == best_rank and request.admission < best_admission)",
-    ),
-    Mutation(
-        "displaced-tie-to-the-oldest",
-        "batch.py",
-        "key == worst_key and request.admission > worst_admission",
-        "key == worst_key and request.admission < worst_admission",
-    ),
-    Mutation(
-        "eviction-forgets-the-output",
-        "residents.py",
-        "            request.prompt_tokens = request.input_tokens + request.emitted_tokens\n",
-        "            request.prompt_tokens = request.input_tokens\n",
-    ),
-    Mutation(
-        "evicted-to-the-back-of-the-queue",
-        "residents.py",
-        "enqueue(state, r, slot, -1, -cluster.eviction_sequence)",
-        "enqueue(state, r, slot, 1, cluster.eviction_sequence)",
-    ),
-    Mutation(
-        "load-stale-after-a-prefill",
-        "batch.py",
-        "            replica.queued_tokens -= chunk\n            note_load(state, r)\n",
-        "            replica.queued_tokens -= chunk\n",
-    ),
-    Mutation(
-        "swapped-head-overtaken",
-        "batch.py",
-        "        if chunk == 0 or head.swapped == 1 or not fits(state, r, replica.queue, decode_steps):\n",
-        "        if chunk == 0 or not fits(state, r, replica.queue, decode_steps):\n",
-    ),
-    Mutation(
-        "swap-in-takes-no-time",
-        "residents.py",
-        "        join_prefills(state, r, slot)\n    replica.swapped_tokens += request.computed_tokens\n",
-        "        join_prefills(state, r, slot)\n",
-    ),
-    Mutation(
-        "static-not-padded",
-        "batch.py",
-        "        member.leave_tokens = longest\n",
-        "        member.leave_tokens = member.output_tokens\n",
-    ),
-    Mutation(
-        "users-do-not-think",
-        "arrivals.py",
-        "        slot = take_row(state, cluster.now_ps + cluster.think_ps)\n",
-        "        slot = take_row(state, cluster.now_ps)\n",
-    ),
-    Mutation(
-        "policy-blind-to-prefills",
-        "batch.py",
-        "            note_load(state, r)\n            cluster.changed = 1\n",
-        "            note_load(state, r)\n",
-    ),
-    Mutation(
-        "tournament-tie-to-the-last",
-        "tournament.py",
-        "        if keys[right] < keys[left]:\n",
-        "        if keys[right] <= keys[left]:\n",
-    ),
-)
 
 
 class CannotApplyError(Exception):

@@ -1,7 +1,8 @@
 """The simulator's specification in code: one iteration at a time, plain lists, no jumps, no heaps, no compilation.
 
-`simulate` gives the same times and per-request results, bit for bit, as the compiled engine. A rule of the model is
-written here first. Times are integer picoseconds. One point in time has four phases: iterations end, requests arrive,
+`NaiveCluster` gives the same times and per-request results, bit for bit, as the compiled engine. A rule of the model
+is written here first: what one replica does in this file, long requests, links and roles in naive_groups.py. Times are
+integer picoseconds. One point in time has four phases: iterations end (and pushed KV caches arrive), requests arrive,
 the policy decides, batches start.
 """
 
@@ -9,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from pecgym.costs import Profile
-from pecgym.engine import EngineSettings
+from pecgym.costs import GroupCosts, Profile
+from pecgym.engine import EngineSettings, LongRules, Topology
 from pecgym.units import PS_PER_S, seconds_to_ps
 from pecgym.workload import ClosedLoop, Trace
-
-WAIT = -1
+from tests.naive_groups import WAIT, Group, Groups, Placement
 
 
 @dataclass(eq=False)
@@ -27,7 +28,13 @@ class Request:
     input: int
     output: int
     rank: int  # the output length that order rules may read
+    is_long: bool = False
     replica: int = -1
+    decode_replica: int = -1  # where a short is to decode, if elsewhere
+    degree: int = 1
+    preemptions: int = 0
+    preempts: bool = False  # a short that stops a long as soon as it could run beside it
+    pushed: int = -1  # when its KV cache had arrived there
     placed: int = -1
     start: int = -1
     first_token: int = -1
@@ -38,6 +45,7 @@ class Request:
     leave_at: int = 0  # emitted tokens at which it leaves the batch
     decoding: bool = False
     swapped: bool = False
+    from_push: bool = False  # waits where it will decode, its KV in that replica's host memory
     reserved: int = 0  # KV tokens that admission set aside
     admission: int = 0
     evictions: int = 0
@@ -51,9 +59,15 @@ class Replica:
     """One replica: who waits, who is resident, and the iteration that is running."""
 
     index: int
+    role: str = "general"
+    next_role: str = ""  # what it becomes once it is empty
+    group: Group | None = None  # the long request that it serves
+    pushing: list[Request] = field(default_factory=list)  # prefilled here, KV on its way
+    incoming: int = 0  # placed requests that will decode here and are elsewhere yet
     waiting: list[Request] = field(default_factory=list)
     prefills: list[Request] = field(default_factory=list)  # residents whose prompt is incomplete, oldest first
     decodes: list[Request] = field(default_factory=list)
+    iteration_start: int = 0
     iteration_end: int | None = None
     chunks: dict[Request, int] = field(default_factory=dict)  # prompt tokens in the running iteration
     with_decodes: bool = False
@@ -78,18 +92,28 @@ class Replica:
         return sum(q.prompt - q.computed for q in self.waiting + self.prefills if not q.decoding)
 
 
-class NaiveCluster:
-    """A cluster of equal replicas. `choose(cluster, request)` is the policy: a replica's index, or WAIT."""
+class NaiveCluster(Groups):
+    """A cluster of equal replicas under a policy.
+
+    `choose(cluster, request)` places a short: a replica's index, a Placement, or WAIT. `start(cluster, request)` starts
+    a long: (anchor, degree, strategy), or WAIT. `pool(cluster)` says how many decode replicas there should be.
+    """
 
     def __init__(
         self,
         n_replicas: int,
         profile: Profile,
         settings: EngineSettings,
-        choose: Callable[[NaiveCluster, Request], int],
+        choose: Callable[[Any, Request], int | Placement],
         load: str = "queued_tokens",
         global_order: str = "fcfs",
         random_state: int = 0,
+        *,
+        start: Callable[[Any, Request], Any] | None = None,
+        pool: Callable[[Any], int] | None = None,
+        rules: LongRules | None = None,
+        topology: Topology | None = None,
+        group_costs: GroupCosts | None = None,
     ) -> None:
         settings = settings.resolved(profile)
         assert settings.block_tokens is not None
@@ -101,7 +125,8 @@ class NaiveCluster:
         self.watermark = int(settings.watermark * self.capacity)
         self.slots = min(settings.slots, settings.kv_capacity_tokens)
         self.replicas = [Replica(i) for i in range(n_replicas)]
-        self.queue: list[Request] = []
+        self.queue: list[Request] = []  # shorts
+        self.longs: list[Request] = []
         self.arrivals: list[Request] = []  # to come, sorted
         self.unissued: list[Request] = []  # closed loop: rows that no user has sent yet
         self.think: int | None = None
@@ -111,6 +136,9 @@ class NaiveCluster:
         self.evictions = 0
         self.changed = False  # has something happened that a waiting decision may depend on?
         self.turn = 0
+        self.ready: list[Replica] = []  # they compose a batch at the end of this point in time
+        self.start, self.pool = start, pool
+        self.set_up_groups(rules or LongRules(), topology or Topology(n_replicas), group_costs)
 
     # -- workload ---------------------------------------------------------------------------------------------------
 
@@ -142,45 +170,78 @@ class NaiveCluster:
         """One point in time."""
         times = [r.iteration_end for r in self.replicas if r.iteration_end is not None]
         times += [r.gathering_until for r in self.replicas if r.gathering_until is not None and r.iteration_end is None]
+        times += [r.group.event for r in self.replicas if r.group is not None and r.group.event is not None]
+        times += [q.pushed for q in self.pushes]
         times += [self.arrivals[0].arrival] if self.arrivals else []
+        if not times and (self.queue or self.longs) and self.pool_changed:
+            times = [self.next_pool_change]
         if not times:
             return False
-        self.now = min(times)
-        ready = [r for r in self.replicas if self.now in (r.iteration_end, r.gathering_until)]
-        for replica in ready:
+        self.now = min([*times, self.next_pool_change])
+        for replica in self.replicas:
             if replica.iteration_end == self.now:
                 self.end_iteration(replica)
+                self.ready.append(replica)
+            elif replica.iteration_end is None and replica.gathering_until == self.now:
+                self.ready.append(replica)
+            if replica.group is not None and replica.group.members[0] is replica and replica.group.event == self.now:
+                self.group_event(replica.group)
+        self.end_pushes()
         while self.arrivals and self.arrivals[0].arrival == self.now:
             self.arrive(self.arrivals.pop(0))
+        if self.now == self.next_pool_change:
+            self.change_pool()
         if self.changed:
-            placed = self.dispatch()
-            ready += [r for r in self.replicas if r in placed and r not in ready and r.iteration_end is None]
+            self.dispatch()
         self.changed = False
-        for replica in ready:
-            self.compose(replica)
+        for replica in self.replicas:
+            if replica in self.ready:
+                self.compose(replica)
+        self.ready = []
+        self.start_groups()
         return True
 
     def arrive(self, request: Request) -> None:
         self.sequence += 1
         request.sequence = self.sequence
-        request.key = (request.rank if self.global_order == "shortest" else 0, self.sequence)
-        self.queue.append(request)
-        self.queue.sort(key=lambda q: q.key)
+        if request.is_long:
+            request.key = (request.input if self.rules.long_order == "shortest" else 0, self.sequence)
+            self.longs.append(request)
+            self.longs.sort(key=lambda q: q.key)
+        else:
+            request.key = (request.rank if self.global_order == "shortest" else 0, self.sequence)
+            self.queue.append(request)
+            self.queue.sort(key=lambda q: q.key)
         self.changed = True
 
-    def dispatch(self) -> list[Replica]:
-        """The policy places the head of the queue, again and again, until it waits."""
-        placed: list[Replica] = []
-        while self.queue:
-            action = self.choose(self, self.queue[0])
-            if action == WAIT:
-                break
-            request = self.queue.pop(0)
-            request.replica, request.placed = action, self.now
-            replica = self.replicas[action]
-            self.wait_at(replica, request, self.order_key(request), request.sequence)
-            placed.append(replica)
-        return placed
+    def dispatch(self) -> None:
+        """The policy places the first short again and again until it waits, then is asked about the first long."""
+        while True:
+            while self.queue:
+                action = self.choose(self, self.queue[0])
+                if action == WAIT:
+                    break
+                self.place(self.queue.pop(0), action if isinstance(action, Placement) else Placement(action))
+            if not self.longs or self.start is None:
+                return
+            group = self.start(self, self.longs[0])
+            if group == WAIT:
+                return
+            self.start_long(self.longs.pop(0), *group)
+
+    def place(self, request: Request, placement: Placement) -> None:
+        """A short goes to a replica; beside a long it may preempt it, or wait for what the long leaves it."""
+        replica = self.replicas[placement.replica]
+        request.replica, request.placed = replica.index, self.now
+        if placement.decode >= 0:
+            request.decode_replica = placement.decode
+            self.replicas[placement.decode].incoming += 1
+        self.wait_at(replica, request, self.order_key(request), request.sequence)
+        if replica.iteration_end is None:
+            self.ready.append(replica)
+        request.preempts = placement.preempt
+        if placement.preempt:
+            self.preempt_at(replica)
 
     # -- queues -----------------------------------------------------------------------------------------------------
 
@@ -208,16 +269,24 @@ class NaiveCluster:
     def used(self, replica: Replica, extra: int = 0) -> int:
         """Blocks held: incomplete prompts hold their whole prompt, decodes what they computed (+ `extra` tokens)."""
         held = sum(self.blocks(q.computed + extra) for q in replica.decodes)
-        return held + sum(self.blocks(q.prompt) for q in replica.prefills)
+        return held + sum(self.blocks(q.prompt) for q in replica.prefills) + self.guests(replica)
+
+    def guests(self, replica: Replica) -> int:
+        """Blocks of who is no member of the batch: a long that has started, and shorts whose KV is on its way."""
+        blocks = sum(self.blocks(q.prompt) for q in replica.pushing)
+        if replica.group is not None and replica.group.phase != "gathering":
+            blocks += self.share(replica.group.request, len(replica.group.members))
+        return blocks
 
     def reserved(self, replica: Replica, extra: int) -> int:
         """Blocks that admission must respect: what was set aside, or what is held if that is more."""
         if self.settings.reservation == "prompt":
             return self.used(replica, extra)
         if self.settings.reservation == "peak":
-            return max(self.used(replica, extra), sum(self.blocks(q.reserved) for q in replica.residents))
+            set_aside = sum(self.blocks(q.reserved) for q in replica.residents) + self.guests(replica)
+            return max(self.used(replica, extra), set_aside)
         held = sum(self.blocks(max(q.computed + extra, q.reserved)) for q in replica.decodes)
-        return held + sum(self.blocks(max(q.prompt, q.reserved)) for q in replica.prefills)
+        return held + sum(self.blocks(max(q.prompt, q.reserved)) for q in replica.prefills) + self.guests(replica)
 
     def tokens_to_reserve(self, replica: Replica, request: Request) -> int:
         if self.settings.reservation == "peak":
@@ -229,14 +298,14 @@ class NaiveCluster:
         return request.prompt
 
     def blocks_to_admit(self, replica: Replica, request: Request) -> int:
-        if not request.swapped:
+        if not request.swapped and not request.from_push:
             return self.blocks(self.tokens_to_reserve(replica, request))
         held = request.computed + 1 if request.decoding else request.prompt
         return self.blocks(max(held, request.reserved))
 
     def fits(self, replica: Replica, request: Request, extra: int) -> bool:
         """Whether a waiting request can become resident, with room for `extra` more tokens of every decode."""
-        if not replica.residents:
+        if not replica.residents and self.guests(replica) == 0:
             return True
         if len(replica.residents) >= self.slots:
             return False
@@ -246,14 +315,16 @@ class NaiveCluster:
     def can_start(self, replica: Replica, request: Request) -> bool:
         """Whether the replica could soon start the request, behind those that wait there already."""
         settings = self.settings
-        if replica.n_requests == 0:
+        if self.place_class(replica) != "open":
+            return False
+        if replica.n_requests == 0 and self.guests(replica) == 0:
             return True
         if replica.n_requests >= self.slots:
             return False
         if settings.batching == "static":
             return not replica.residents
         budget = settings.max_batch_tokens - replica.queued_tokens - (len(replica.decodes) if settings.mixing else 0)
-        if self.chunk(request.prompt, budget, first=replica.queued_tokens == 0) == 0:
+        if self.chunk(request.prompt, budget, replica.queued_tokens == 0, settings.chunk_tokens) == 0:
             return False
         running = replica.iteration_end is not None and replica.with_decodes
         reserved = self.reserved(replica, 1 if running else 0)
@@ -263,6 +334,9 @@ class NaiveCluster:
     # -- composing a batch ------------------------------------------------------------------------------------------
 
     def compose(self, replica: Replica) -> None:
+        """The replica's next iteration. One that serves a long composes only while the long waits or is suspended."""
+        if replica.iteration_end is not None or (replica.group is not None and not replica.group.lets_others_run):
+            return
         replica.chunks, replica.with_decodes, replica.swapped_tokens = {}, False, 0
         if replica.n_requests == 0:
             return
@@ -271,55 +345,71 @@ class NaiveCluster:
                 return
         else:
             self.compose_continuous(replica)
-        prefills = [(c, q.computed) for q, c in replica.chunks.items()]
+        if not replica.chunks and not replica.with_decodes:
+            return  # who waits does not fit beside the long
         decodes = [q.computed for q in replica.decodes] if replica.with_decodes else []
-        duration = self.profile.iteration_ps(prefills, decodes)
-        if self.settings.swap_gb_per_s is not None:
-            per_token = round(self.profile.kv_bytes_per_token / (self.settings.swap_gb_per_s * 1e9) * PS_PER_S)
-            duration += replica.swapped_tokens * per_token
-        replica.iteration_end = self.now + duration
+        duration = self.profile.iteration_ps([(c, q.computed) for q, c in replica.chunks.items()], decodes)
+        duration += self.swap_time(replica)
+        replica.iteration_start, replica.iteration_end = self.now, self.now + duration
         replica.busy += duration
         replica.iterations += 1
 
-    def compose_continuous(self, replica: Replica) -> None:
+    def swap_time(self, replica: Replica) -> int:
+        if self.settings.swap_gb_per_s is None:
+            return 0
+        per_token = round(self.profile.kv_bytes_per_token / (self.settings.swap_gb_per_s * 1e9) * PS_PER_S)
+        return replica.swapped_tokens * per_token
+
+    def compose_continuous(self, replica: Replica, colocated: bool = False) -> None:
+        """colocated: beside the decode of a long, with at most `colocation_tokens` prompt tokens and all decodes."""
         settings = self.settings
+        mixing = settings.mixing or colocated
         if settings.preemptive:
             self.displace(replica)
-        while replica.waiting and replica.waiting[0].swapped and self.fits(replica, replica.waiting[0], 1):
+        while replica.waiting and self.has_kv(replica.waiting[0]) and self.fits(replica, replica.waiting[0], 1):
             self.resume(replica)
         if settings.group_order == "decode_first":
             self.make_room_for_decodes(replica)
             replica.with_decodes = bool(replica.decodes)
-            if settings.mixing or not replica.with_decodes:
-                self.schedule_prefills(replica, settings.max_batch_tokens - len(replica.decodes), 1)
+            if mixing or not replica.with_decodes:
+                self.schedule_prefills(replica, settings.max_batch_tokens - len(replica.decodes), 1, colocated)
         else:
-            budget = settings.max_batch_tokens - (len(replica.decodes) if settings.mixing else 0)
-            self.schedule_prefills(replica, budget, 0)
-            if settings.mixing or not replica.chunks:
+            budget = settings.max_batch_tokens - (len(replica.decodes) if mixing else 0)
+            self.schedule_prefills(replica, budget, 0, colocated)
+            if mixing or not replica.chunks:
                 self.make_room_for_decodes(replica)
                 replica.with_decodes = bool(replica.decodes)
 
-    def schedule_prefills(self, replica: Replica, budget: int, extra: int) -> None:
+    def has_kv(self, request: Request) -> bool:
+        """Whether a waiting request's KV cache is in host memory: swapped out, or pushed from where it prefilled."""
+        return request.swapped or request.from_push
+
+    def schedule_prefills(self, replica: Replica, budget: int, extra: int, colocated: bool) -> None:
         """Incomplete prompts first, then new requests until one does not fit; nobody overtakes it."""
+        limit = self.settings.chunk_tokens
+        if colocated:
+            budget = limit = min(budget, self.rules.colocation_tokens)
+            if limit <= 0:
+                return
         left = budget
         for request in replica.prefills:
-            chunk = self.chunk(request.prompt - request.computed, left, not replica.chunks)
+            chunk = self.chunk(request.prompt - request.computed, left, not replica.chunks, limit)
             if chunk:
                 replica.chunks[request] = chunk
                 left -= chunk
         while replica.waiting and left > 0:
             head = replica.waiting[0]
-            chunk = self.chunk(head.prompt, left, not replica.chunks)
-            if chunk == 0 or head.swapped or not self.fits(replica, head, extra):
+            chunk = self.chunk(head.prompt, left, not replica.chunks, limit)
+            if chunk == 0 or self.has_kv(head) or not self.fits(replica, head, extra):
                 break
             self.admit(replica)
             replica.chunks[head] = chunk
             left -= chunk
 
-    def chunk(self, wanted: int, left: int, first: bool) -> int:
+    def chunk(self, wanted: int, left: int, first: bool, limit: int) -> int:
         """Prompt tokens in this iteration; the first whole prompt of an iteration may exceed what is left."""
-        if self.settings.chunk_tokens:
-            return min(wanted, self.settings.chunk_tokens, max(left, 0))
+        if limit:
+            return min(wanted, limit, max(left, 0))
         return wanted if wanted <= left or first else 0
 
     def admit(self, replica: Replica) -> None:
@@ -355,7 +445,7 @@ class NaiveCluster:
         kept = Replica(-1)
         kept.decodes = [q for q in replica.decodes if self.order_key(q) <= head.key[0]]
         kept.prefills = [q for q in replica.prefills if self.order_key(q) <= head.key[0]]
-        kept.finished = replica.finished
+        kept.finished, kept.pushing, kept.group = replica.finished, replica.pushing, replica.group
         if not self.fits(kept, head, 1):
             return
         while not self.fits(replica, head, 1):
@@ -379,10 +469,11 @@ class NaiveCluster:
 
     def resume(self, replica: Replica) -> None:
         request = replica.waiting.pop(0)
-        request.swapped = False
         self.set_aside(replica, request, request.reserved)
         (replica.decodes if request.decoding else replica.prefills).append(request)
-        replica.swapped_tokens += request.computed
+        if request.swapped:
+            replica.swapped_tokens += request.computed
+        request.swapped = request.from_push = False
 
     # -- static batches ---------------------------------------------------------------------------------------------
 
@@ -434,11 +525,13 @@ class NaiveCluster:
             request.emitted += 1
             if request.first_token < 0:
                 request.first_token = self.now
-            if request.emitted < request.leave_at:
+            if request.emitted == request.leave_at:
+                self.finish(replica, request)
+            elif request.decode_replica in (-1, replica.index):
                 request.decoding = True
                 replica.decodes.append(request)
             else:
-                self.finish(replica, request)
+                self.push(replica, request)
         replica.chunks, replica.with_decodes = {}, False
 
     def finish(self, replica: Replica, request: Request) -> None:
@@ -446,13 +539,20 @@ class NaiveCluster:
         replica.finished.append(request)
         self.done.append(request)
         self.changed = True
+        if request.decode_replica not in (-1, replica.index):
+            self.replicas[request.decode_replica].incoming -= 1
+            self.change_role_if_empty(self.replicas[request.decode_replica])
+        self.change_role_if_empty(replica)
         self.next_user_request()
 
     # -- what policies ask ------------------------------------------------------------------------------------------
 
     def load(self, r: int) -> tuple[int, int]:
         replica = self.replicas[r]
-        return (replica.queued_tokens if self.load_kind == "queued_tokens" else 0, replica.n_requests)
+        if self.load_kind == "none":
+            return (0, 0)
+        tokens = replica.queued_tokens if self.load_kind == "queued_tokens" else 0
+        return (tokens, replica.n_requests + replica.incoming)
 
     def random_below(self, n: int) -> int:
         self.random_state = (self.random_state * 0x5DEECE66D + 0xB) % 2**48
@@ -460,8 +560,10 @@ class NaiveCluster:
 
 
 def _requests(trace: Trace, arrivals: list[int]) -> list[Request]:
-    columns = zip(arrivals, trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
+    columns = zip(
+        arrivals, trace.input_tokens.tolist(), trace.output_tokens.tolist(), trace.is_long.tolist(), strict=True
+    )
     return [
-        Request(row, arrival, input_tokens, output_tokens, rank=output_tokens, prompt=input_tokens)
-        for row, (arrival, input_tokens, output_tokens) in enumerate(columns)
+        Request(row, arrival, input_tokens, output_tokens, rank=output_tokens, is_long=is_long, prompt=input_tokens)
+        for row, (arrival, input_tokens, output_tokens, is_long) in enumerate(columns)
     ]

@@ -8,9 +8,14 @@
 | JCT | arrival to finish |
 | makespan | time zero to the last completion; to the end of the run if something is unfinished |
 | short throughput | finished shorts / makespan (PecSched) |
+| short throughput to the last short | finished shorts / time of the last completion of a short |
 | throughput | output tokens of finished requests / makespan |
 | idle rate | idle / (idle + busy) over GPUs and the makespan (PecSched) |
 | starved fraction | longs not finished when the run ends / longs (PecSched) |
+| long unfinished at last arrival | longs not finished when the last request arrives / longs |
+| preemptions | times that a long was suspended for shorts (PecSched) |
+| evictions | times that a request lost its KV memory to others |
+| short, long, all | of the requests of that class; without one of them, of all requests |
 
 A request that has not started counts in the queueing delay with its wait so far, a lower bound: leaving it out would
 make a policy that never serves it look good.
@@ -28,7 +33,8 @@ from pecgym.engine.state import NONE as NEVER
 if TYPE_CHECKING:
     from pecgym.analysis.request_log import RequestLog
 
-PERCENTILES = (1, 25, 50, 75, 99)
+PERCENTILES = (1, 25, 50, 75, 90, 95, 99)
+TAIL_PERCENTILES = (50, 90, 95, 99)
 
 
 def queueing_delay_s(log: RequestLog) -> Any:
@@ -76,21 +82,27 @@ def metrics_row(log: RequestLog) -> dict[str, Any]:
     span_s = makespan_s(log)
     delay = queueing_delay_s(log)
     row: dict[str, Any] = dict(facts.labels)
-    row |= {"n_requests": len(log), "n_finished": int(finished.sum()), "makespan_s": span_s}
+    row |= {"n_requests": len(log), "n_long": int(long.sum()), "n_finished": int(finished.sum()), "makespan_s": span_s}
     for group, members in (("short", short), ("long", long), ("all", short | long)):
         row |= _percentiles(f"{group}_queueing_delay", delay[members])
     row["short_throughput_rps"] = _ratio((finished & short).sum(), span_s) if short.any() else None
+    last_short_s = float(np.nanmax(log.seconds("finish")[short], initial=0)) if finished[short].all() else span_s
+    row["short_throughput_to_last_short_rps"] = _ratio(finished[short].sum(), last_short_s) if short.any() else None
     row["throughput_rps"] = _ratio(finished.sum(), span_s)
     row["throughput_tokens_per_s"] = _ratio(log.counts["output_tokens"][finished].sum(), span_s)
-    for name, values in (("ttft", ttft_s(log)), ("tpot", tpot_s(log)), ("jct", jct_s(log))):
-        row[f"{name}_mean_s"] = _mean(values)
-        row |= _percentiles(name, values, (50, 99))
-    row["long_jct_mean_s"] = _mean(jct_s(log)[long])
-    row["preemptions"] = 0
+    measures = {"ttft": ttft_s(log), "tpot": tpot_s(log), "jct": jct_s(log)}
+    for name, values in measures.items():
+        row |= _mean_and_tail(name, values)
+    for group, members in (("short", short), ("long", long)):
+        for name in ("ttft", "jct"):
+            row |= _mean_and_tail(f"{group}_{name}", measures[name][members])
+    row["preemptions"] = int(log.counts["preemptions"].sum())
     row["evictions"] = int(log.counts["evictions"].sum())
     row["recomputed_tokens"] = int(log.counts["recomputed_tokens"].sum())
     row["idle_rate"] = idle_rate(log)
     row["starved_fraction"] = _ratio((long & ~finished).sum(), long.sum())
+    in_time = finished & (log.ps["finish"] <= log.ps["arrival"].max(initial=0))
+    row["long_unfinished_at_last_arrival"] = _ratio((long & ~in_time).sum(), long.sum())
     gpu_s = span_s * facts.gpus
     busy_gpu_s = float(np.sum(facts.busy_s)) * facts.gpus_per_replica
     row["gpu_hours"] = gpu_s / 3600
@@ -110,6 +122,10 @@ def _percentiles(name: str, values: Any, percentiles: tuple[int, ...] = PERCENTI
     known = values[~np.isnan(values)]
     found = np.percentile(known, percentiles) if len(known) else [None] * len(percentiles)
     return {f"{name}_p{p}_s": None if v is None else float(v) for p, v in zip(percentiles, found, strict=True)}
+
+
+def _mean_and_tail(name: str, values: Any) -> dict[str, float | None]:
+    return {f"{name}_mean_s": _mean(values)} | _percentiles(name, values, TAIL_PERCENTILES)
 
 
 def _mean(values: Any) -> float | None:

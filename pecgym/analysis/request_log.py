@@ -12,11 +12,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pecgym.analysis.metrics import metrics_row
+from pecgym.analysis.timeline import Timeline
 from pecgym.engine.state import NONE as NEVER
 from pecgym.units import PS_PER_S
 
-TIME_COLUMNS = ("arrival", "placed", "start", "first_token", "finish")
-COUNT_COLUMNS = ("row", "input_tokens", "output_tokens", "replica", "evictions", "recomputed_tokens")
+TIME_COLUMNS = ("arrival", "placed", "start", "first_token", "pushed", "finish")
+COUNT_COLUMNS = (
+    "row",
+    "input_tokens",
+    "output_tokens",
+    "replica",
+    "decode_replica",
+    "sp_degree",
+    "preemptions",
+    "evictions",
+    "recomputed_tokens",
+)
 
 
 @dataclass(frozen=True)
@@ -52,18 +63,22 @@ class RequestLog:
     """One row per request that arrived, in order of the workload.
 
     Attributes:
-        ps: `arrival`, `placed` (a replica was chosen), `start` (first execution), `first_token` (end of prefill) and
-            `finish`, int64[n] picoseconds since the workload's time zero, -1 where it has not happened.
-        counts: `row` in the workload, `input_tokens`, `output_tokens`, `replica` (-1: none yet), `evictions`,
-            `recomputed_tokens`, int64[n].
+        ps: `arrival`, `placed` (a replica was chosen), `start` (first execution), `first_token` (end of prefill),
+            `pushed` (the KV cache of a short had arrived where it decodes) and `finish`, int64[n] picoseconds since the
+            workload's time zero, -1 where it has not happened.
+        counts: `row` in the workload, `input_tokens`, `output_tokens`, `replica` where it prefilled (of a long: the
+            lead of its group; -1: none yet), `decode_replica` (-1: the same), `sp_degree` (replicas that serve it),
+            `preemptions`, `evictions`, `recomputed_tokens`, int64[n].
         is_long: bool[n], the request's class.
         facts: the run.
+        timeline: what each replica did when; None unless it was recorded.
     """
 
     ps: dict[str, Any] = field(repr=False)
     counts: dict[str, Any] = field(repr=False)
     is_long: Any = field(repr=False)
     facts: RunFacts = field(repr=False)
+    timeline: Timeline | None = field(repr=False, default=None)
 
     def __len__(self) -> int:
         return len(self.is_long)

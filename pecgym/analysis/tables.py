@@ -23,18 +23,34 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("GPU-hours", "h", "gpu_hours"),
     ("idle", "%", "idle_rate"),
 )
-_NARROW = ("all_queueing_delay_p99_s", "ttft_p99_s", "tpot_p99_s", "jct_p50_s", "jct_p99_s", "gpu_hours")
+LONG_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("short queue p50", "s", "short_queueing_delay_p50_s"),
+    ("short queue p99", "s", "short_queueing_delay_p99_s"),
+    ("short throughput", "req/s", "short_throughput_rps"),
+    ("long JCT mean", "s", "long_jct_mean_s"),
+    ("long JCT p99", "s", "long_jct_p99_s"),
+    ("preemptions", "", "preemptions"),
+    ("idle", "%", "idle_rate"),
+    ("longs open at last arrival", "%", "long_unfinished_at_last_arrival"),
+    ("longs starved", "%", "starved_fraction"),
+)
+_NARROW = (
+    *("all_queueing_delay_p99_s", "ttft_p99_s", "tpot_p99_s", "jct_p50_s", "jct_p99_s", "gpu_hours"),
+    *("short_queueing_delay_p99_s", "short_throughput_rps", "long_jct_mean_s", "preemptions"),
+)
 _SCALE = {"ms": 1000.0, "%": 100.0}
 
 
 def results_table(rows: Iterable[dict[str, Any]], *, narrow: bool = False) -> Table:
     """One line per (workload, policy): the median over its seeds. The rows are of one model, cluster and scenario.
 
-    narrow: leave columns out, for a terminal of 80 characters.
+    Where some requests are long, the columns are those of PecSched. narrow: leave columns out, for a terminal of 80
+    characters.
     """
     rows = list(rows)
     several_workloads = len({r["workload"] for r in rows}) > 1
-    columns = [column for column in COLUMNS if not narrow or column[2] in _NARROW]
+    has_longs = any(row["starved_fraction"] is not None for row in rows)
+    columns = [column for column in (LONG_COLUMNS if has_longs else COLUMNS) if not narrow or column[2] in _NARROW]
     table = Table(
         title=_title(rows),
         title_justify="left",
@@ -48,7 +64,7 @@ def results_table(rows: Iterable[dict[str, Any]], *, narrow: bool = False) -> Ta
         table.add_column("workload", no_wrap=not narrow)
     table.add_column("policy", no_wrap=True)
     for heading, unit, _ in columns:
-        table.add_column(f"{heading}\n{unit}", justify="right", no_wrap=True)
+        table.add_column(f"{_two_lines(heading) if has_longs else heading}\n{unit}", justify="right", no_wrap=True)
     for (workload, policy), group in grouped(rows).items():
         cells = [_cell(group, key, unit) for _, unit, key in columns]
         table.add_row(*([workload] if several_workloads else []), policy, *cells)
@@ -67,6 +83,12 @@ def median_of(rows: Sequence[dict[str, Any]], key: str) -> float | None:
     """The median of a metric over runs; None if no run has it."""
     values = [row[key] for row in rows if row[key] is not None]
     return median(values) if values else None
+
+
+def _two_lines(heading: str) -> str:
+    """A heading of several words over two lines, the first word or two above."""
+    words = heading.split()
+    return f"{' '.join(words[: len(words) // 2])}\n{' '.join(words[len(words) // 2 :])}"
 
 
 def _title(rows: Sequence[dict[str, Any]]) -> str:

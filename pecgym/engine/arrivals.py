@@ -7,7 +7,7 @@ from typing import Any
 from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.queues import queue_pop, queue_push
 from pecgym.engine.residents import order_key
-from pecgym.engine.state import NEVER_PS, NONE, State
+from pecgym.engine.state import NEVER_PS, NONE, ORDER_SHORTEST, State
 
 
 @rule
@@ -40,10 +40,16 @@ def take_row(state: State, arrival_ps: int) -> int:
     request.input_tokens = row.input_tokens
     request.output_tokens = row.output_tokens
     request.rank_tokens = row.rank_tokens
+    request.is_long = row.is_long
     request.placed_ps = NONE
     request.start_ps = NONE
     request.first_token_ps = NONE
     request.replica = NONE
+    request.decode_replica = NONE
+    request.pushed_ps = NONE
+    request.sp_degree = 1
+    request.preemptions = 0
+    request.preempts = 0
     request.prompt_tokens = row.input_tokens
     request.computed_tokens = 0
     request.emitted_tokens = 0
@@ -69,20 +75,30 @@ def next_user_request(state: State) -> None:
 
 @rule
 def arrive(state: State) -> None:
-    """The next request arrives and joins the global queue, in the policy's order."""
+    """The next request arrives and joins the global queue of its class, in the policy's order."""
     cluster = state.cluster[0]
+    settings = state.settings[0]
     if cluster.closed_loop == 1:
         slot = cluster.thinking
         cluster.thinking = queue_pop(state.requests, slot)
     else:
         slot = take_row(state, state.trace[cluster.next_row].arrival_ps)
     cluster.sequence += 1
-    key = order_key(state.settings[0].global_order, state.requests[slot], 0)
-    cluster.queue = queue_push(state.requests, cluster.queue, slot, key, cluster.sequence)
-    cluster.n_queued += 1
     cluster.changed = 1
+    request = state.requests[slot]
+    if request.is_long == 1:
+        key = 0
+        if settings.long_order == ORDER_SHORTEST:
+            key = request.input_tokens
+        cluster.longs = queue_push(state.requests, cluster.longs, slot, key, cluster.sequence)
+        cluster.n_longs += 1
+    else:
+        key = order_key(settings.global_order, request, 0)
+        cluster.queue = queue_push(state.requests, cluster.queue, slot, key, cluster.sequence)
+        cluster.n_queued += 1
 
 
+@separate_rule
 def first_user_requests(state: State, starts_ps: Any) -> None:
     """Closed loop: user u sends the workload's row u at starts_ps[u]. starts_ps: int64[users]."""
     cluster = state.cluster[0]

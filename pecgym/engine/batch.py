@@ -5,6 +5,7 @@ from __future__ import annotations
 from pecgym.engine.arrivals import next_user_request
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.iteration import advance_decodes, run_ps, start_run
+from pecgym.engine.links import push
 from pecgym.engine.memory import (
     blocks_of,
     blocks_to_admit,
@@ -26,6 +27,7 @@ from pecgym.engine.residents import (
     reserve,
     resume,
 )
+from pecgym.engine.roles import change_role_if_empty, no_longer_expected
 from pecgym.engine.state import (
     DECODE_FIRST,
     GATHERING,
@@ -34,6 +36,9 @@ from pecgym.engine.state import (
     NONE,
     RESERVE_HISTORY,
     RESERVE_PEAK,
+    SLICE_DECODE,
+    SLICE_MIXED,
+    SLICE_PREFILL,
     STATIC,
     VICTIM_FEWEST_COMPUTED,
     VICTIM_NEWEST,
@@ -62,56 +67,78 @@ def _rest(state: State, r: int, status: int, until_ps: int) -> None:
 
 @separate_rule
 def _compose_continuous(state: State, r: int) -> None:
-    """Displace, resume, then decodes and prefills in the order of groups; without mixing the first group runs alone."""
-    settings = state.settings[0]
+    """Starts the batch that the rules choose; none if those who wait do not fit beside a long."""
     replica = state.replicas[r]
     swapped_before = replica.swapped_tokens
-    evictions_before = replica.evictions
-    if settings.preemptive == 1:
-        _displace(state, r)
-    while replica.queue != NONE and state.requests[replica.queue].swapped == 1 and fits(state, r, replica.queue, 1):
-        resume(state, r)
-    if settings.group_order == DECODE_FIRST:
-        _make_room_for_decodes(state, r)
-        with_decodes = replica.n_decodes > 0
-        if settings.mixing == 1 or not with_decodes:
-            budget = settings.max_batch_tokens - replica.n_decodes
-            _schedule_prefills(state, r, budget, 1)
+    steady, scheduled = choose_batch(state, r, 0)
+    if not scheduled and replica.with_decodes == 0:
+        _rest(state, r, IDLE, NEVER_PS)
     else:
-        budget = settings.max_batch_tokens
-        if settings.mixing == 1:
-            budget -= replica.n_decodes
-        scheduled = _schedule_prefills(state, r, budget, 0)
-        with_decodes = settings.mixing == 1 or not scheduled
-        if with_decodes:
-            _make_room_for_decodes(state, r)
-            with_decodes = replica.n_decodes > 0
-    steady = replica.evictions == evictions_before
-    if settings.preemptive == 1 and replica.queue != NONE and _fits_without_larger(state, r):
-        steady = False  # the next boundary may displace somebody for it
-    start_run(state, r, with_decodes, replica.swapped_tokens - swapped_before, steady)
+        start_run(state, r, replica.swapped_tokens - swapped_before, steady)
 
 
-@rule
-def _schedule_prefills(state: State, r: int, budget: int, decode_steps: int) -> bool:
-    """Gives prompt tokens, at most `budget`, to incomplete prompts and then to new requests; says whether to any.
+@separate_rule
+def choose_batch(state: State, r: int, colocated: int) -> tuple[bool, bool]:
+    """Displace, resume, then decodes and prefills in the order of groups; without mixing the first group runs alone.
 
-    Nobody overtakes the head of the queue: the first request that does not fit ends the admission, and so does a
-    swapped-out one. decode_steps: 1 if the decodes' next iteration has a claim on memory before new requests.
+    colocated: 1 beside the decode of a long, where all decodes and at most `colocation_tokens` prompt tokens run.
+    Returns whether the batch is steady (start_run), and whether prompt tokens are in it.
     """
     settings = state.settings[0]
     replica = state.replicas[r]
+    evictions_before = replica.evictions
+    mixing = settings.mixing == 1 or colocated == 1
+    if settings.preemptive == 1:
+        _displace(state, r)
+    while replica.queue != NONE and state.requests[replica.queue].swapped != 0 and fits(state, r, replica.queue, 1):
+        resume(state, r)
+    scheduled = False
+    if settings.group_order == DECODE_FIRST:
+        _make_room_for_decodes(state, r)
+        replica.with_decodes = replica.n_decodes > 0
+        if mixing or replica.n_decodes == 0:
+            scheduled = _schedule_prefills(state, r, settings.max_batch_tokens - replica.n_decodes, 1, colocated)
+    else:
+        budget = settings.max_batch_tokens
+        if mixing:
+            budget -= replica.n_decodes
+        scheduled = _schedule_prefills(state, r, budget, 0, colocated)
+        replica.with_decodes = 0
+        if mixing or not scheduled:
+            _make_room_for_decodes(state, r)
+            replica.with_decodes = replica.n_decodes > 0
+    steady = replica.evictions == evictions_before
+    if settings.preemptive == 1 and replica.queue != NONE and _fits_without_larger(state, r):
+        steady = False  # the next boundary may displace somebody for it
+    return steady, scheduled
+
+
+@rule
+def _schedule_prefills(state: State, r: int, budget: int, decode_steps: int, colocated: int) -> bool:
+    """Gives prompt tokens, at most `budget`, to incomplete prompts and then to new requests; says whether to any.
+
+    Nobody overtakes the head of the queue: the first request that does not fit ends the admission, and so does one
+    whose KV is in host memory. decode_steps: 1 if the decodes' next iteration has a claim on memory before new ones.
+    """
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    chunk_tokens = settings.chunk_tokens
+    if colocated == 1:
+        budget = min(budget, settings.colocation_tokens)
+        chunk_tokens = budget
+        if budget <= 0:
+            return False
     left = budget
     for i in range(replica.n_prefills):
         request = state.requests[state.prefills[r, i]]
         request.chunk_tokens = prompt_share(
-            settings, request.prompt_tokens - request.computed_tokens, left, left == budget
+            chunk_tokens, request.prompt_tokens - request.computed_tokens, left, left == budget
         )
         left -= request.chunk_tokens
     while replica.queue != NONE and left > 0:
         head = state.requests[replica.queue]
-        chunk = prompt_share(settings, head.prompt_tokens, left, left == budget)
-        if chunk == 0 or head.swapped == 1 or not fits(state, r, replica.queue, decode_steps):
+        chunk = prompt_share(chunk_tokens, head.prompt_tokens, left, left == budget)
+        if chunk == 0 or head.swapped != 0 or not fits(state, r, replica.queue, decode_steps):
             break
         admit(state, r)
         head.chunk_tokens = chunk
@@ -161,9 +188,9 @@ def _fits_without_larger(state: State, r: int) -> bool:
     replica = state.replicas[r]
     head = state.requests[replica.queue]
     kept = 0
-    used = 0
-    reserved = 0
-    either = 0
+    used = replica.held_blocks
+    reserved = replica.held_blocks
+    either = replica.held_blocks
     for i in range(replica.n_decodes + replica.n_prefills):
         request = state.requests[resident(state, r, i)]
         if order_key(settings.queue_order, request, steps_since_join(replica, request)) > head.key:
@@ -173,7 +200,7 @@ def _fits_without_larger(state: State, r: int) -> bool:
         used += blocks_of(settings, held)
         reserved += blocks_of(settings, request.reserved_tokens)
         either += blocks_of(settings, max(held, request.reserved_tokens))
-    if kept == 0:
+    if kept == 0 and replica.held_blocks == 0:
         return True
     if settings.reservation == RESERVE_PEAK:
         used = max(used, reserved)
@@ -222,7 +249,8 @@ def _compose_static(state: State, r: int) -> None:
             return
         replica.gathering_until_ps = NEVER_PS
         _form_static_batch(state, r)
-    start_run(state, r, replica.n_decodes > 0, 0, True)
+    replica.with_decodes = replica.n_decodes > 0
+    start_run(state, r, 0, True)
 
 
 @separate_rule
@@ -257,14 +285,39 @@ def _form_static_batch(state: State, r: int) -> None:
 
 @separate_rule
 def end_run(state: State, r: int) -> None:
-    """The run of iterations of replica r ends now: decodes advance and leave, prompts advance and emit a token."""
+    """The run of iterations of replica r ends now."""
     replica = state.replicas[r]
     if replica.status == GATHERING:
         return
     replica.status = IDLE
     steps = replica.n_iterations
+    kind = SLICE_PREFILL
+    if replica.with_decodes == 1:
+        kind = SLICE_MIXED if replica.with_prefills == 1 else SLICE_DECODE
+    note_slice(state, r, kind, replica.started_ps, state.cluster[0].now_ps, NONE)
     replica.busy_ps += run_ps(replica, steps)
     replica.iterations += steps
+    end_batch(state, r, steps)
+
+
+@rule
+def note_slice(state: State, r: int, kind: int, start_ps: int, end_ps: int, row: int) -> None:
+    """Keeps what replica r did in a part of its time, if the timeline is kept."""
+    if state.settings[0].record == 1:
+        cluster = state.cluster[0]
+        entry = state.slices[cluster.n_slices]
+        entry.replica = r
+        entry.kind = kind
+        entry.start_ps = start_ps
+        entry.end_ps = end_ps
+        entry.row = row
+        cluster.n_slices += 1
+
+
+@separate_rule
+def end_batch(state: State, r: int, steps: int) -> None:
+    """The batch of replica r has done `steps` iterations: decodes advance and leave, prompts advance and emit one."""
+    replica = state.replicas[r]
     if replica.with_decodes == 1:
         advance_decodes(state, r, steps)
         while replica.n_decodes > 0 and state.decodes[r, 0].step == replica.decode_steps:
@@ -296,17 +349,23 @@ def _end_prefills(state: State, r: int) -> None:
         request.emitted_tokens += 1
         if request.first_token_ps == NONE:
             request.first_token_ps = cluster.now_ps
-        if request.emitted_tokens < request.leave_tokens:
-            join_decodes(state, r, slot)
-        else:
+        if request.emitted_tokens == request.leave_tokens:
             replica.used_blocks -= blocks_of(state.settings[0], request.prompt_tokens)
             _finish(state, r, slot)
+        elif request.decode_replica == NONE or request.decode_replica == r:
+            join_decodes(state, r, slot)
+        else:
+            push(state, r, slot)
     replica.n_prefills = kept
 
 
-@rule
+@separate_rule
 def _finish(state: State, r: int, slot: int) -> None:
-    """A request leaves the replica; in a closed loop its user begins to think about the next one."""
+    """A short leaves the replica; in a closed loop its user begins to think about the next one."""
+    elsewhere = state.requests[slot].decode_replica
     leave(state, r, slot)
+    if elsewhere != NONE and elsewhere != r:
+        no_longer_expected(state, slot)
+    change_role_if_empty(state, r)
     if state.cluster[0].closed_loop == 1:
         next_user_request(state)

@@ -1,7 +1,8 @@
 """The cluster's clock: events in order of (time, phase, index), decisions of a policy, and the loop around them.
 
-One point in time has four phases: iterations end, requests arrive, decisions are taken, batches start. So a policy
-sees every completion and arrival of that time, and a request placed at a boundary joins the batch that starts there.
+One point in time has five phases: iterations end and KV pushes arrive, requests arrive, the decode pool may change,
+decisions are taken, batches start. So a policy sees every completion and arrival of that time, and a request placed at
+a boundary joins the batch that starts there.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ from collections.abc import Callable
 
 from pecgym.engine.arrivals import arrive, has_room, next_arrival_ps
 from pecgym.engine.batch import compose, end_run
-from pecgym.engine.compiled import glue, rule
+from pecgym.engine.compiled import glue, rule, separate_rule
+from pecgym.engine.groups import end_group_event, go_on, mark_check, mark_ready, newcomer_beside_long, start_long
 from pecgym.engine.iteration import cut_run
+from pecgym.engine.links import end_push, next_push_ps
 from pecgym.engine.queues import queue_pop
 from pecgym.engine.residents import enqueue, note_load, order_key
+from pecgym.engine.roles import change_pool
 from pecgym.engine.state import (
     ASK,
     BAD_ACTION,
+    CLOSED,
     DECISION,
     DONE,
     HORIZON_PS,
+    IDLE,
     NEED_ROWS,
     NEED_SPACE,
     NEVER_PS,
@@ -30,49 +36,71 @@ from pecgym.engine.state import (
     PHASE_DISPATCH,
     PHASE_END,
     PHASE_NEXT,
+    PHASE_POOL,
     PHASE_START,
+    PLACE_SHORT,
+    POOL,
+    RESERVED,
     RUNNING,
+    SERVING,
+    SET_POOL,
+    START_LONG,
     TOO_LATE,
     WAIT,
     State,
 )
 from pecgym.engine.tournament import update_key
 
-
-@rule
-def _mark_ready(state: State, r: int) -> None:
-    """Replica r will compose a batch at the end of this point in time."""
-    replica = state.replicas[r]
-    if replica.in_ready == 0:
-        cluster = state.cluster[0]
-        replica.in_ready = 1
-        state.ready[cluster.n_ready] = r
-        cluster.n_ready += 1
+INDEX_BITS = 20  # of a replica in an action
+_INDEX_MASK = (1 << INDEX_BITS) - 1
 
 
 @rule
-def place(state: State, r: int) -> None:
-    """The head of the global queue goes to replica r: an idle one starts it now, a busy one at its next boundary.
+def _newcomer(state: State, r: int, slot: int, preempt: bool) -> None:
+    """A request has joined the queue of replica r: an idle one starts it now, a busy one at its next boundary.
 
     Behind others in first-come order a newcomer changes nothing before a boundary that is an event anyway.
     """
+    replica = state.replicas[r]
+    if replica.status == SERVING:
+        newcomer_beside_long(state, r, preempt)
+    elif replica.status != RUNNING:
+        mark_ready(state, r)
+    elif replica.queue == slot or state.settings[0].queue_order != ORDER_FCFS:
+        cut_run(state, r)
+
+
+@separate_rule
+def place(state: State, action: int) -> bool:
+    """The first short goes where the action says (view.placement); False if nothing may be placed there."""
     cluster = state.cluster[0]
     settings = state.settings[0]
+    r = action & _INDEX_MASK
+    decode = ((action >> INDEX_BITS) & _INDEX_MASK) - 1
+    if action < 0 or r >= len(state.replicas) or decode >= len(state.replicas):
+        return False
     replica = state.replicas[r]
+    if replica.place_class == POOL or replica.place_class == RESERVED or replica.place_class == CLOSED:
+        return False
+    if decode != NONE and state.replicas[decode].place_class != POOL:
+        return False
     slot = cluster.queue
     request = state.requests[slot]
     cluster.queue = queue_pop(state.requests, slot)
     cluster.n_queued -= 1
     request.replica = r
     request.placed_ps = cluster.now_ps
+    if decode != NONE:
+        request.decode_replica = decode
+        state.replicas[decode].incoming += 1
+        note_load(state, decode)
     replica.n_requests += 1
     replica.queued_tokens += request.prompt_tokens
     enqueue(state, r, slot, order_key(settings.queue_order, request, 0), request.sequence)
     note_load(state, r)
-    if replica.status != RUNNING:
-        _mark_ready(state, r)
-    elif replica.n_waiting == 1 or settings.queue_order != ORDER_FCFS:
-        cut_run(state, r)
+    request.preempts = (action >> (2 * INDEX_BITS)) & 1
+    _newcomer(state, r, slot, request.preempts == 1)
+    return True
 
 
 @glue
@@ -81,42 +109,117 @@ def _end_runs(state: State) -> None:
     now_ps = state.cluster[0].now_ps
     while state.event_ps[state.event_tree[1]] == now_ps:
         r = state.event_tree[1]
-        end_run(state, r)
         update_key(state.event_ps, state.event_tree, r, NEVER_PS)
-        _mark_ready(state, r)
+        if state.replicas[r].status == SERVING:
+            end_group_event(state, r)
+        else:
+            end_run(state, r)
+            mark_ready(state, r)
+
+
+@separate_rule
+def _end_pushes(state: State) -> None:
+    """KV caches that arrive now wake where they decode, and where they came from if somebody waits for the memory."""
+    while next_push_ps(state) == state.cluster[0].now_ps:
+        slot = end_push(state)
+        request = state.requests[slot]
+        source = state.replicas[request.replica]
+        if source.status != RUNNING and source.status != SERVING:
+            mark_ready(state, request.replica)
+        elif source.n_waiting > 0 and source.status == RUNNING:
+            cut_run(state, request.replica)
+        elif source.n_waiting > 0:
+            newcomer_beside_long(state, request.replica, state.requests[source.queue].preempts == 1)
+        _newcomer(state, request.decode_replica, slot, False)
 
 
 @glue
 def _start_batches(state: State) -> None:
+    """Replicas that are ready compose; then groups whose members stay free start their longs or go on with them."""
     cluster = state.cluster[0]
     for i in range(cluster.n_ready):
         r = state.ready[i]
-        state.replicas[r].in_ready = 0
-        compose(state, r)
+        replica = state.replicas[r]
+        replica.in_ready = 0
+        if replica.status != SERVING:
+            compose(state, r)
+            if replica.lead != NONE and replica.status == IDLE:
+                mark_check(state, replica.lead)
     cluster.n_ready = 0
+    for i in range(cluster.n_check):
+        go_on(state, state.check[i])
+    cluster.n_check = 0
 
 
 @rule
-def _dispatch(state: State, choose: Callable[[State, int], int]) -> int:
-    """Asks the policy about the head of the global queue until the queue is empty or the policy waits."""
+def _answer(state: State, kind: int) -> int:
+    """The answer from outside to a decision of this kind, ASK if there is none; it is taken once."""
     cluster = state.cluster[0]
-    while cluster.changed == 1 and cluster.queue != NONE:
-        action = cluster.action
-        cluster.action = ASK
-        if action == ASK:
-            action = choose(state, cluster.queue)
-        if action == ASK:
-            return DECISION
-        if action == WAIT:
+    action = cluster.action
+    cluster.action = ASK
+    cluster.asked = kind
+    return action
+
+
+@rule
+def _dispatch(state: State, choose: Callable[[State, int], int], start: Callable[[State, int], int]) -> int:
+    """Asks the policy about the first short until it waits, then about the first long, and again if that has started;
+    until the queues are empty or the policy waits."""
+    cluster = state.cluster[0]
+    while cluster.changed == 1:
+        if cluster.queue != NONE and cluster.shorts_wait == 0:
+            action = _answer(state, PLACE_SHORT)
+            if action == ASK:
+                action = choose(state, cluster.queue)
+            if action == ASK:
+                return DECISION
+            if action == WAIT:
+                cluster.shorts_wait = 1
+            elif not place(state, action):
+                return BAD_ACTION
+        elif cluster.longs != NONE:
+            action = _answer(state, START_LONG)
+            if action == ASK:
+                action = start(state, cluster.longs)
+            if action == ASK:
+                return DECISION
+            if action == WAIT:
+                break
+            degree = (action >> INDEX_BITS) & _INDEX_MASK
+            if action < 0 or not start_long(state, action & _INDEX_MASK, degree, action >> (2 * INDEX_BITS)):
+                return BAD_ACTION
+            cluster.shorts_wait = 0
+        else:
             break
-        if action < 0 or action >= len(state.replicas):
-            return BAD_ACTION
-        place(state, action)
     cluster.changed = 0
+    cluster.shorts_wait = 0
     return DONE
 
 
-def run(state: State, choose: Callable[[State, int], int], until_ps: int, max_points: int) -> int:
+@rule
+def _decide_pool(state: State, pool: Callable[[State, int], int]) -> int:
+    """At its times, asks the policy for the number of decode replicas."""
+    cluster = state.cluster[0]
+    if cluster.now_ps == cluster.next_pool_ps:
+        wanted = _answer(state, SET_POOL)
+        if wanted == ASK:
+            wanted = pool(state, NONE)
+        if wanted == ASK:
+            return DECISION
+        change_pool(state, wanted)
+        cluster.next_pool_ps += state.settings[0].pool_interval_ps
+    return DONE
+
+
+@glue
+def run(
+    state: State,
+    choose: Callable[[State, int], int],
+    start: Callable[[State, int], int],
+    pool: Callable[[State, int], int],
+    until_ps: int,
+    max_points: int,
+) -> int:
     """Runs until nothing is left to happen, an outside decision is due, the next event is after `until_ps` (which then
     is the time), memory or trace rows are needed, or `max_points` points in time have passed; returns which (state.py).
     It can be called again at once after any of them.
@@ -126,23 +229,27 @@ def run(state: State, choose: Callable[[State, int], int], until_ps: int, max_po
         if cluster.phase == PHASE_NEXT:
             if max_points == 0:
                 return PAUSED
-            max_points -= 1
+            if state.settings[0].record == 1 and len(state.slices) - cluster.n_slices < 2 * len(state.replicas):
+                return NEED_SPACE
             event_ps = state.event_ps[state.event_tree[1]]
             arrival_ps = next_arrival_ps(state)
             if arrival_ps == NEVER_PS and cluster.more_rows == 1:
                 return NEED_ROWS
-            next_ps = min(event_ps, arrival_ps)
-            if next_ps == NEVER_PS:
+            next_ps = min(event_ps, arrival_ps, next_push_ps(state))
+            if next_ps == NEVER_PS and (cluster.pool_changed == 0 or cluster.n_queued + cluster.n_longs == 0):
                 return DONE
+            next_ps = min(next_ps, cluster.next_pool_ps)
             if next_ps > HORIZON_PS:
                 return TOO_LATE
             if next_ps > until_ps:
                 cluster.now_ps = max(cluster.now_ps, until_ps)
                 return PAUSED
+            max_points -= 1
             cluster.now_ps = next_ps
             cluster.phase = PHASE_END
         if cluster.phase == PHASE_END:
             _end_runs(state)
+            _end_pushes(state)
             cluster.phase = PHASE_ARRIVE
         if cluster.phase == PHASE_ARRIVE:
             while next_arrival_ps(state) == cluster.now_ps:
@@ -151,9 +258,14 @@ def run(state: State, choose: Callable[[State, int], int], until_ps: int, max_po
                 arrive(state)
             if next_arrival_ps(state) == NEVER_PS and cluster.more_rows == 1:
                 return NEED_ROWS
+            cluster.phase = PHASE_POOL
+        if cluster.phase == PHASE_POOL:
+            outcome = _decide_pool(state, pool)
+            if outcome != DONE:
+                return outcome
             cluster.phase = PHASE_DISPATCH
         if cluster.phase == PHASE_DISPATCH:
-            outcome = _dispatch(state, choose)
+            outcome = _dispatch(state, choose, start)
             if outcome != DONE:
                 return outcome
             cluster.phase = PHASE_START

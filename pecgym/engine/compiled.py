@@ -11,7 +11,8 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -47,6 +48,12 @@ def separate_rule(function: F) -> F:
     return compiled
 
 
+def question(function: F) -> F:
+    """Compiles a rule that policies apply: a compiled policy in its own code, a Python policy by an ordinary call."""
+    compiled: F = numba.njit(**_OPTIONS)(function)
+    return compiled
+
+
 def compile_cached(function: Callable[..., Any], signature: Any, announced_as: str = "") -> Any:
     """Compiles `function` for one signature, or loads it from the cache.
 
@@ -61,15 +68,25 @@ def compile_cached(function: Callable[..., Any], signature: Any, announced_as: s
             file=sys.stderr,
             flush=True,
         )
-    previous = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(folder)
-    try:
+    with _numba_config(CACHE_DIR=str(folder), LOOP_VECTORIZE=0):
         compiled = numba.njit(signature, cache=_cache_can_be_trusted(function), **_OPTIONS)(function)
-    finally:
-        numba.config.CACHE_DIR = previous
     if first_time:
         marker.touch()
     return compiled
+
+
+@contextmanager
+def _numba_config(**values: Any) -> Iterator[None]:
+    """numba's configuration, changed for a while. Rules have no loops worth vectorising: to try takes half the time of
+    a compilation."""
+    previous = {name: getattr(numba.config, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(numba.config, name, value)
+        yield
+    finally:
+        for name, value in previous.items():
+            setattr(numba.config, name, value)
 
 
 def _cache_can_be_trusted(function: Callable[..., Any]) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pecgym.engine.compiled import rule
+from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.memory import growth_blocks, steps_before_overflow
 from pecgym.engine.state import HORIZON_PS, RUNNING, State
 from pecgym.engine.tournament import update_key
@@ -65,12 +65,12 @@ def steps_started(state: State, r: int) -> int:
     return done + 1
 
 
-@rule
-def start_run(state: State, r: int, with_decodes: bool, swapped_tokens: int, steady: bool) -> None:
-    """Starts the batch that was composed: decodes alone run until one leaves or memory is full, else one iteration.
+@separate_rule
+def batch_ps(state: State, r: int, long_decodes: int) -> int:
+    """The time of one iteration of the batch composed on replica r; notes whether prompt tokens are in it.
 
-    steady: False if somebody was evicted for this batch, so that the next boundary must look at the queue again.
-    Source of the time's form: INFERMAX's cost model; pecgym.costs.Profile.iteration_ps is the same in plain Python.
+    long_decodes: 1 if a long decodes beside it; what its context takes is not counted here. Source of the form:
+    INFERMAX's cost model; pecgym.costs.Profile.iteration_ps is the same in plain Python.
     """
     replica = state.replicas[r]
     costs = state.costs[0]
@@ -90,19 +90,32 @@ def start_run(state: State, r: int, with_decodes: bool, swapped_tokens: int, ste
     if prefills > 0:
         time += costs.prefill_base_ps + prefills * costs.prefill_seq_ps + past * costs.prefill_kv_ps
         time += (pairs * costs.attention_ps_per_1024_pairs) >> 10
+    decodes = long_decodes
+    if replica.with_decodes == 1:
+        decodes += replica.n_decodes
+        time += replica.kv_tokens * costs.decode_kv_ps
+    if decodes > 0:
+        tokens += decodes
+        time += costs.decode_base_ps + decodes * costs.decode_seq_ps
+    replica.with_prefills = prefills > 0
+    return time + token_term_ps(state, tokens)
+
+
+@rule
+def start_run(state: State, r: int, swapped_tokens: int, steady: bool) -> None:
+    """Starts the batch that was composed: decodes alone run until one leaves or memory is full, else one iteration.
+
+    steady: False if somebody was evicted for this batch, so that the next boundary must look at the queue again.
+    """
+    replica = state.replicas[r]
+    replica.base_ps = batch_ps(state, r, 0)
     replica.n_iterations = 1
     replica.slope_ps = 0
-    if with_decodes:
-        decodes = replica.n_decodes
-        tokens += decodes
-        time += costs.decode_base_ps + decodes * costs.decode_seq_ps + replica.kv_tokens * costs.decode_kv_ps
-        if prefills == 0 and steady:
-            until_leave = state.decodes[r, 0].step - replica.decode_steps
-            replica.n_iterations = steps_before_overflow(state, r, until_leave)
-            replica.slope_ps = decodes * costs.decode_kv_ps
-    replica.base_ps = time + token_term_ps(state, tokens)
+    if replica.with_decodes == 1 and replica.with_prefills == 0 and steady:
+        until_leave = state.decodes[r, 0].step - replica.decode_steps
+        replica.n_iterations = steps_before_overflow(state, r, until_leave)
+        replica.slope_ps = replica.n_decodes * state.costs[0].decode_kv_ps
     replica.first_extra_ps = swapped_tokens * state.settings[0].swap_ps_per_token
-    replica.with_decodes = with_decodes
     replica.started_ps = state.cluster[0].now_ps
     replica.status = RUNNING
     end_ps = replica.started_ps + run_ps(replica, replica.n_iterations)
@@ -111,7 +124,8 @@ def start_run(state: State, r: int, with_decodes: bool, swapped_tokens: int, ste
 
 @rule
 def cut_run(state: State, r: int) -> None:
-    """Ends the run of replica r at its first iteration boundary from now on, so that a newcomer can join there."""
+    """Ends the run of replica r, or of the group that it leads, at its first iteration boundary from now on, so that a
+    newcomer can join there."""
     replica = state.replicas[r]
     if replica.n_iterations == 1:
         return

@@ -3,7 +3,8 @@
 A resident whose prompt is incomplete holds blocks for the whole prompt; a decode holds blocks for its computed tokens
 and takes one more whenever they fill. Every decode advances one token per decode iteration, so its computed tokens
 minus the replica's decode steps stay constant: counting decodes by that difference modulo the block size
-(`phases`) gives the growth over any number of iterations without visiting them.
+(`phases`) gives the growth over any number of iterations without visiting them. Blocks of who is not in the batch, a
+long and shorts whose KV cache is on its way elsewhere, are held as well (`held_blocks`).
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def _reserved_by_history(state: State, r: int, steps_ahead: int) -> int:
     """What `reserved_now` is when decodes can outgrow what was set aside for them: a sum over the residents."""
     replica = state.replicas[r]
     settings = state.settings[0]
-    reserved = 0
+    reserved = replica.held_blocks
     for i in range(replica.n_decodes + replica.n_prefills):
         request = state.requests[resident(state, r, i)]
         reserved += blocks_of(settings, max(held_tokens(replica, request, steps_ahead), request.reserved_tokens))
@@ -144,19 +145,19 @@ def reserved_now(state: State, r: int, steps_ahead: int) -> int:
     if settings.reservation == RESERVE_PROMPT:
         return used
     if settings.reservation == RESERVE_PEAK:
-        return max(used, replica.reserved_blocks)
+        return max(used, replica.reserved_blocks + replica.held_blocks)
     return _reserved_by_history(state, r, steps_ahead)
 
 
 @rule
-def prompt_share(settings: Any, wanted: int, left: int, first: bool) -> int:
+def prompt_share(chunk_tokens: int, wanted: int, left: int, first: bool) -> int:
     """Prompt tokens that a request may compute in an iteration of which `left` tokens of the budget are left.
 
-    Chunked: what is left, at most chunk_tokens. Whole prompts: all or nothing, except that the first of an iteration
-    may be longer than what is left: no engine admits prompts that it can never run.
+    Chunked: what is left, at most chunk_tokens. Whole prompts (0): all or nothing, except that the first of an
+    iteration may be longer than what is left: no engine admits prompts that it can never run.
     """
-    if settings.chunk_tokens > 0:
-        return min(wanted, settings.chunk_tokens, max(left, 0))
+    if chunk_tokens > 0:
+        return min(wanted, chunk_tokens, max(left, 0))
     if wanted <= left or first:
         return wanted
     return 0
@@ -167,12 +168,12 @@ def fits(state: State, r: int, slot: int, steps_ahead: int) -> bool:
     """Whether replica r can take the waiting request now, with room for `steps_ahead` more decode iterations.
 
     An empty replica takes any request (none is larger than its memory); otherwise a batch slot and, above the
-    watermark, memory must be free.
+    watermark, memory must be free. Beside a long some requests never fit.
     """
     replica = state.replicas[r]
     settings = state.settings[0]
     residents = replica.n_decodes + replica.n_prefills
-    if residents == 0:
+    if residents == 0 and replica.held_blocks == 0:
         return True
     if residents >= settings.slots:
         return False

@@ -17,6 +17,7 @@ from pecgym.engine.state import (
     NONE,
     ORDER_FCFS,
     ORDER_SHORTEST_REMAINING,
+    SWAPPED,
     State,
 )
 from pecgym.engine.tournament import update_key
@@ -42,10 +43,11 @@ def note_load(state: State, r: int) -> None:
     if kind == LOAD_NONE:
         return
     replica = state.replicas[r]
-    load = replica.n_requests
+    load = replica.n_requests + replica.incoming
     if kind == LOAD_QUEUED_TOKENS:
         load += replica.queued_tokens << 24
-    update_key(state.load, state.load_tree, r, load)
+    c = replica.place_class
+    update_key(state.loads[c], state.load_trees[c], r, load)
 
 
 @rule
@@ -194,10 +196,15 @@ def admit(state: State, r: int) -> int:
 
 @separate_rule
 def resume(state: State, r: int) -> None:
-    """The first waiting request of replica r, swapped out before, becomes resident again; its KV is read back."""
+    """The first waiting request of replica r, whose KV waits in host memory, becomes resident.
+
+    What was swapped out is read back; what was pushed from another replica came on its way.
+    """
     slot = dequeue(state, r)
     request = state.requests[slot]
     replica = state.replicas[r]
+    if request.swapped == SWAPPED:
+        replica.swapped_tokens += request.computed_tokens
     request.swapped = 0
     reserve(state, r, slot, request.reserved_tokens)
     if request.decoding == 1:
@@ -205,7 +212,6 @@ def resume(state: State, r: int) -> None:
         join_decodes(state, r, slot)
     else:
         join_prefills(state, r, slot)
-    replica.swapped_tokens += request.computed_tokens
 
 
 @separate_rule
@@ -225,7 +231,7 @@ def evict(state: State, r: int, i: int) -> None:
     replica.evictions += 1
     request.evictions += 1
     if settings.eviction == EVICT_SWAP:
-        request.swapped = 1
+        request.swapped = SWAPPED
         replica.swapped_tokens += request.computed_tokens
     else:
         request.recomputed_tokens += request.computed_tokens
@@ -246,8 +252,7 @@ def evict(state: State, r: int, i: int) -> None:
 
 @rule
 def leave(state: State, r: int, slot: int) -> None:
-    """A request is done: one row goes to the log, and its slot is free."""
-    cluster = state.cluster[0]
+    """A short is done and leaves the batch of replica r."""
     replica = state.replicas[r]
     request = state.requests[slot]
     past = state.history[r, history_bucket(request.input_tokens)]
@@ -256,6 +261,14 @@ def leave(state: State, r: int, slot: int) -> None:
     replica.reserved_blocks -= blocks_of(state.settings[0], request.reserved_tokens)
     replica.n_requests -= 1
     note_load(state, r)
+    log_finished(state, slot)
+
+
+@separate_rule
+def log_finished(state: State, slot: int) -> None:
+    """A request is done: one row goes to the log, and its slot is free."""
+    cluster = state.cluster[0]
+    request = state.requests[slot]
     row = state.log[cluster.n_logged]
     row.row = request.row
     row.arrival_ps = request.arrival_ps
@@ -265,9 +278,13 @@ def leave(state: State, r: int, slot: int) -> None:
     row.finish_ps = cluster.now_ps
     row.input_tokens = request.input_tokens
     row.output_tokens = request.output_tokens
-    row.replica = r
+    row.replica = request.replica
     row.evictions = request.evictions
     row.recomputed_tokens = request.recomputed_tokens
+    row.decode_replica = request.decode_replica
+    row.pushed_ps = request.pushed_ps
+    row.sp_degree = request.sp_degree
+    row.preemptions = request.preemptions
     cluster.n_logged += 1
     cluster.n_live -= 1
     cluster.changed = 1

@@ -14,10 +14,14 @@ import numba
 import numpy as np
 from numba import types
 
-from pecgym.costs import Profile
+from pecgym.costs import GroupCosts, Profile
 from pecgym.engine import state as layout
-from pecgym.engine.cluster import run
+from pecgym.engine.arrivals import first_user_requests
+from pecgym.engine.cluster import INDEX_BITS, run
 from pecgym.engine.compiled import compile_cached
+from pecgym.engine.long_rules import LongRules, Topology
+from pecgym.engine.reference import STATE, state_at, table_of
+from pecgym.engine.roles import classify
 from pecgym.engine.settings import EngineSettings
 from pecgym.errors import EngineError, SpecError
 from pecgym.units import HORIZON_S, ps_to_seconds, seconds_to_ps
@@ -30,9 +34,11 @@ _TOKEN_TABLE = 16384
 
 @dataclass(frozen=True)
 class Decision:
-    """A request at the head of the global queue for which a replica must be chosen.
+    """What must be chosen now: "place" the first short, "start" the first long, or the number of decode replicas
+    ("pool"; slot, row and input_tokens are then -1, -1 and 0).
 
     Attributes:
+        kind: "place", "start" or "pool".
         now_s: time of the decision, seconds.
         slot: row of the request in `state.requests`.
         row: number of the request in its workload.
@@ -40,6 +46,7 @@ class Decision:
         state: the simulator's state (pecgym.engine.state), to read and not to write.
     """
 
+    kind: str
     now_s: float
     slot: int
     row: int
@@ -53,7 +60,7 @@ class Snapshot:
 
     arrays: dict[str, Any]
     trace: Any
-    configuration: tuple[bytes, bytes]
+    configuration: tuple[bytes, ...]
 
 
 def ask_outside(state: layout.State, slot: int) -> int:
@@ -62,18 +69,13 @@ def ask_outside(state: layout.State, slot: int) -> int:
 
 
 @cache
-def _state_type() -> Any:
-    return numba.typeof(layout.allocate(1, 1, 1))
-
-
-@cache
 def compile_policy(choose: Callable[..., Any]) -> Any:
-    """The compiled form of `choose(state, slot) -> replica, WAIT or ASK`; compiled once, then cached.
+    """The compiled form of `choose(state, slot) -> action, WAIT or ASK`; compiled once, then cached.
 
     Raises SpecError for a function that numba cannot compile.
     """
     try:
-        return compile_cached(choose, types.int64(_state_type(), types.int64))
+        return compile_cached(choose, types.int64(STATE, types.int64))
     except Exception as error:  # numba lets errors of many kinds through
         place = f"{choose.__code__.co_filename}, line {choose.__code__.co_firstlineno}"
         said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
@@ -83,10 +85,35 @@ def compile_policy(choose: Callable[..., Any]) -> Any:
         ) from error
 
 
+def _run_at(
+    address: int, choose: Any, start: Any, pool: Any, until_ps: int, max_points: int
+) -> int:  # pragma: no cover - compiled
+    return run(state_at(address), choose, start, pool, until_ps, max_points)
+
+
+def _set_class_at(address: int, r: int) -> None:  # pragma: no cover - compiled
+    classify(state_at(address), r)
+
+
+def _first_user_requests_at(address: int, starts_ps: Any) -> None:  # pragma: no cover - compiled
+    first_user_requests(state_at(address), starts_ps)
+
+
 @cache
 def _compiled_run() -> Any:
-    policy = types.FunctionType(types.int64(_state_type(), types.int64))
-    return compile_cached(run, types.int64(_state_type(), policy, types.int64, types.int64), "the engine")
+    policy = types.FunctionType(types.int64(STATE, types.int64))
+    signature = types.int64(types.int64, policy, policy, policy, types.int64, types.int64)
+    return compile_cached(_run_at, signature, "the engine")
+
+
+@cache
+def _compiled_classify() -> Any:
+    return compile_cached(_set_class_at, types.void(types.int64, types.int64))
+
+
+@cache
+def _compiled_users() -> Any:
+    return compile_cached(_first_user_requests_at, types.void(types.int64, types.int64[::1]))
 
 
 def warm_up(choices: Iterable[Callable[..., Any] | None]) -> None:
@@ -109,20 +136,39 @@ class Simulator:
         settings: EngineSettings,
         *,
         choose: Callable[..., Any] | None = None,
+        start: Callable[..., Any] | None = None,
+        pool: Callable[..., Any] | None = None,
         load: str = "queued_tokens",
         global_order: str = "fcfs",
+        rules: LongRules | None = None,
+        topology: Topology | None = None,
+        group_costs: GroupCosts | None = None,
         policy_stream: np.random.Generator | None = None,
+        record: bool = False,
     ) -> None:
-        """`choose`: a policy to be compiled, None: decisions come back to the caller. load, global_order: as in
-        pecgym.policies.Policy. policy_stream: the policy's own random numbers."""
+        """`choose`, `start`, `pool`: the policy's functions, to be compiled; None: decisions come back to the caller.
+        load, global_order, rules: as in pecgym.policies.Policy. topology: None: one node and free links. group_costs:
+        needed for longs. policy_stream: the policy's own random numbers. record: whether the timeline is kept."""
         if n_replicas < 1:
             raise EngineError(f"a cluster needs at least 1 replica, got {n_replicas}")
         self.settings = settings = settings.resolved(profile)
         self.profile = profile
         assert settings.block_tokens is not None
         assert settings.kv_capacity_tokens is not None
-        state = layout.allocate(n_replicas, min(settings.slots, settings.kv_capacity_tokens), settings.block_tokens)
+        self.rules = rules = rules or LongRules()
+        topology = topology or Topology(n_replicas)
+        self._max_degree = group_costs.max_degree if group_costs is not None else 0
+        state = layout.allocate(
+            n_replicas,
+            min(settings.slots, settings.kv_capacity_tokens),
+            settings.block_tokens,
+            replicas_per_node=topology.replicas_per_node,
+        )
         settings.write(state.settings[0], profile)
+        rules.write(state.settings[0], topology, profile)
+        if rules.decode_replicas and settings.batching == "static":
+            raise EngineError("static batches are not disaggregated: use another engine, or long.decode_replicas=0")
+        state.settings[0].record = record
         state.settings[0].load = LOADS[load]
         state.settings[0].global_order = GLOBAL_ORDERS[global_order]
         if policy_stream is not None:
@@ -132,13 +178,53 @@ class Simulator:
             token_ps=profile.token_table_ps(_TOKEN_TABLE),
             token_knots=np.stack([profile.g_knots_tokens, profile.g_knots_ps], axis=1),
         )
-        self._choose = compile_policy(choose or ask_outside)
+        if group_costs is not None:
+            self._set_group_costs(group_costs)
+        self._set_roles(rules)
+        self._policy = tuple(compile_policy(function or ask_outside) for function in (choose, start, pool))
         self._run = _compiled_run()
         self._chunks: Iterator[Trace] = iter(())
         self._sink: Callable[[Any], None] | None = None
         self._decision_due = False
         self._last_arrival_ps = 0
         self._has_workload = False
+
+    @property
+    def state(self) -> layout.State:
+        """The arrays that the engine reads and writes."""
+        return self._state
+
+    @state.setter
+    def state(self, state: layout.State) -> None:
+        self._state, self._table = state, table_of(state)
+
+    @property
+    def _reference(self) -> Any:
+        """What compiled code takes for the state: the address of its table."""
+        return self._state if numba.config.DISABLE_JIT else self._table.ctypes.data
+
+    def _set_group_costs(self, costs: GroupCosts) -> None:
+        self.state.settings[0].knot_tokens = costs.step_tokens
+        self.state = self.state._replace(
+            shape_index=costs.shape_index.copy(),
+            prefill_table_ps=costs.prefill_table_ps.copy(),
+            decode_sync_ps=costs.decode_sync_ps.copy(),
+            decode_kv_ps=costs.decode_kv_ps.copy(),
+        )
+
+    def _set_roles(self, rules: LongRules) -> None:
+        """The last replicas decode shorts, or are reserved for longs."""
+        state, n = self.state, len(self.state.replicas)
+        n_pool = rules.count_of_replicas(rules.decode_replicas, n)
+        n_reserved = rules.count_of_replicas(rules.reserved_replicas, n)
+        state.settings[0].long_class = layout.RESERVED if n_reserved else layout.OPEN
+        if rules.pool_interval_s:
+            state.cluster[0].next_pool_ps = state.settings[0].pool_interval_ps
+            state.cluster[0].pool_changed = 1
+        for count, role in ((n_pool, layout.DECODE_ROLE), (n_reserved, layout.LONG_ROLE)):
+            for r in range(n - count, n):
+                state.replicas[r].role = role
+                _compiled_classify()(self._reference, r)
 
     def load_trace(self, trace: Trace) -> None:
         """The workload: a whole trace."""
@@ -167,7 +253,7 @@ class Simulator:
         cluster.closed_loop = 1
         cluster.think_ps = seconds_to_ps(loop.think_s)
         starts = seconds_to_ps(np.arange(n_users) * loop.stagger_s)
-        _compiled_users()(state, starts)
+        _compiled_users()(self._reference, starts)
 
     def run(self, until_s: float = math.inf) -> bool:
         """Runs until everything is served, or to `until_s`; True if nothing is left to happen."""
@@ -181,20 +267,27 @@ class Simulator:
         """Runs to the next decision that is left to the caller; None when there is none (or none before `until_s`)."""
         if self._advance(until_s, -1) != layout.DECISION:
             return None
-        slot = int(self.state.cluster[0].queue)
-        request = self.state.requests[slot]
+        cluster = self.state.cluster[0]
         self._decision_due = True
-        return Decision(self.now_s, slot, int(request.row), int(request.input_tokens), self.state)
+        if cluster.asked == layout.SET_POOL:
+            return Decision("pool", self.now_s, layout.NONE, layout.NONE, 0, self.state)
+        is_short = cluster.asked == layout.PLACE_SHORT
+        slot = int(cluster.queue if is_short else cluster.longs)
+        request = self.state.requests[slot]
+        kind = "place" if is_short else "start"
+        return Decision(kind, self.now_s, slot, int(request.row), int(request.input_tokens), self.state)
 
     def apply(self, action: int) -> None:
-        """Answers the decision that is due: a replica, or WAIT (it is asked again when something has changed)."""
+        """Answers the decision that is due: a placement (a replica's index is one), a group, a number of decode
+        replicas, or WAIT (it is asked again when something has changed)."""
         if not self._decision_due:
             raise EngineError("no decision is due: call next_decision() first")
         try:
             action = operator.index(action)
         except TypeError:
             raise EngineError(f"the answer must be a replica's index or WAIT ({layout.WAIT}), got {action!r}") from None
-        if not (action == layout.WAIT or 0 <= action < len(self.state.replicas)):
+        simple = self.state.cluster[0].asked == layout.PLACE_SHORT and action < 1 << INDEX_BITS
+        if action < layout.WAIT or (simple and action >= len(self.state.replicas)):
             raise EngineError(
                 f"action {action}: give a replica 0..{len(self.state.replicas) - 1}, or WAIT ({layout.WAIT})"
             )
@@ -222,8 +315,9 @@ class Simulator:
         self.state = self.state._replace(trace=snapshot.trace, **arrays)
         self._decision_due = bool(snapshot.arrays["decision_due"])
 
-    def _configuration(self) -> tuple[bytes, bytes]:
-        return self.state.settings.tobytes(), self.state.costs.tobytes() + self.state.token_knots.tobytes()
+    def _configuration(self) -> tuple[bytes, ...]:
+        constant = (name for name in layout.CONSTANT if name not in ("token_ps", "trace"))
+        return tuple(getattr(self.state, name).tobytes() for name in constant)
 
     def finished(self) -> Any:
         """LOG_ROW[n]: one row for each finished request, in order of completion (those not handed to a sink)."""
@@ -241,19 +335,32 @@ class Simulator:
     def busy_ps(self) -> Any:
         """int64[R]: time that each replica has spent in iterations, up to now."""
         now, replicas = self.state.cluster[0].now_ps, self.state.replicas
-        running = (replicas.status == layout.RUNNING) & (replicas.started_ps < now)
-        return replicas.busy_ps + np.where(running, now - replicas.started_ps, 0)
+        groups = self.state.groups[replicas.lead]
+        stalled = (groups.phase == layout.PREFILL_STALLED) | (groups.phase == layout.DECODE_STALLED)
+        serving = replicas.status == layout.SERVING
+        until = np.where(serving & stalled, np.minimum(now, groups.stop_ps), now)
+        working = serving | (replicas.status == layout.RUNNING)
+        return replicas.busy_ps + np.where(working, np.maximum(until - replicas.started_ps, 0), 0)
+
+    def timeline(self) -> Any:
+        """SLICE[n]: what each replica did, in order of the ends; what runs at this moment is not in it. Empty unless
+        recorded."""
+        return self.state.slices[: self.state.cluster[0].n_slices]
 
     def _advance(self, until_s: float, max_points: int) -> int:
         until_ps = layout.NEVER_PS if math.isinf(until_s) else seconds_to_ps(until_s)
         while True:
-            status = int(self._run(self.state, self._choose, until_ps, max_points))
+            status = int(self._run(self._reference, *self._policy, until_ps, max_points))
             if status == layout.NEED_ROWS:
                 self._feed_next()
             elif status == layout.NEED_SPACE:
                 self._make_space()
             elif status == layout.BAD_ACTION:
-                raise EngineError(f"the policy answered a replica outside 0..{len(self.state.replicas) - 1}")
+                raise EngineError(
+                    f"the policy's answer at {self.now_s:.3f} s cannot be done: a short goes to a replica "
+                    f"0..{len(self.state.replicas) - 1} that is not set apart for decodes or for longs, and decodes "
+                    "there or on a decode replica; a long goes to as many free replicas as hold it"
+                )
             elif status == layout.TOO_LATE:
                 raise EngineError(
                     f"{int(self.state.cluster[0].n_live)} requests are unfinished after {HORIZON_S:.0f} s (46 days), "
@@ -269,6 +376,12 @@ class Simulator:
         if self._sink is not None and cluster.n_logged:
             self._sink(self.finished().copy())
             cluster.n_logged = 0
+        if self.state.settings[0].record == 1:
+            room = 2 * len(self.state.slices) + 4 * len(self.state.replicas)
+            if len(self.state.slices) - cluster.n_slices < 2 * len(self.state.replicas):
+                self.state = layout.with_slices(self.state, room)
+                if cluster.phase == layout.PHASE_NEXT:
+                    return
         slots = len(self.state.requests) * (2 if cluster.n_free == 0 else 1)
         log = len(self.state.log)
         if log - cluster.n_logged <= cluster.n_live:
@@ -306,6 +419,7 @@ class Simulator:
         rows.input_tokens = trace.input_tokens
         rows.output_tokens = trace.output_tokens
         rows.rank_tokens = trace.output_tokens
+        rows.is_long = trace.is_long
         self._check_sizes(trace)
         if len(rows) and rows.arrival_ps[0] < self._last_arrival_ps:
             raise EngineError(
@@ -325,7 +439,7 @@ class Simulator:
         """A request that no replica can hold would wait for ever: it is refused here."""
         record = self.state.settings[0]
         peak = trace.input_tokens + trace.output_tokens - 1
-        too_large = np.flatnonzero(-(-peak // record.block_tokens) > record.capacity_blocks)
+        too_large = np.flatnonzero((-(-peak // record.block_tokens) > record.capacity_blocks) & ~trace.is_long)
         if len(too_large):
             i = int(too_large[0])
             row = int(self.state.cluster[0].row_offset + self.state.cluster[0].n_rows) + i
@@ -333,8 +447,11 @@ class Simulator:
                 f"trace {trace.name!r}: {len(too_large)} of {len(trace)} requests exceed a replica's KV memory; "
                 f"the first is request {row} (counted from 0) with {int(peak[i]):,} tokens (input + output - 1) "
                 f"against {int(record.capacity_blocks * record.block_tokens):,}; use more GPUs per replica, or "
-                "remove or shorten such requests"
+                "remove or shorten such requests, or mark them as long"
             )
+        if trace.is_long.any():
+            self._check_longs(trace, int(peak[trace.is_long].max()))
+            peak = peak[~trace.is_long]
         largest = int(peak.max(initial=0))
         batch = max(self.settings.max_batch_tokens, largest)
         if batch * (batch + 2 * largest) > self.profile.max_pairs:
@@ -343,12 +460,26 @@ class Simulator:
                 f"profile {self.profile.name}; lower engine.max_batch_tokens or shorten the prompts"
             )
 
-
-@cache
-def _compiled_users() -> Any:
-    from pecgym.engine.arrivals import first_user_requests
-
-    return compile_cached(first_user_requests, types.void(_state_type(), types.int64[::1]))
+    def _check_longs(self, trace: Trace, largest: int) -> None:
+        """Longs that could never start are refused here."""
+        record = self.state.settings[0]
+        if self._max_degree == 0:
+            raise EngineError(f"trace {trace.name!r} has long requests: the simulator needs group_costs for them")
+        if self.settings.batching == "static":
+            raise EngineError(f"trace {trace.name!r} has long requests, which static batches cannot serve")
+        fewest = -(-largest // int(record.capacity_blocks * record.block_tokens))
+        needed = max(fewest, self.rules.sp_degree if isinstance(self.rules.sp_degree, int) else 1)
+        able = int(self.state.class_counts[record.long_class])
+        if needed > min(able, self._max_degree):
+            raise EngineError(
+                f"trace {trace.name!r}: its largest long request ({largest:,} tokens) needs {needed} replicas, and "
+                f"{able} may serve longs (at most {self._max_degree} together); use a larger cluster or more GPUs per "
+                "replica, lower long.sp_degree, or change long.decode_replicas or long.reserved_replicas"
+            )
+        longest = int(trace.input_tokens[trace.is_long].max())
+        reach = record.knot_tokens * (self.state.prefill_table_ps.shape[2] - 1)
+        if longest > reach:
+            raise EngineError(f"group_costs reach to {reach:,} tokens, the longest prompt has {longest:,}")
 
 
 def _costs(profile: Profile) -> Any:

@@ -21,11 +21,29 @@ ASK = -2
 # Why the kernel came back.
 DONE, DECISION, NEED_ROWS, NEED_SPACE, PAUSED, BAD_ACTION, TOO_LATE = range(7)
 
-# Where the kernel is inside one point in time.
-PHASE_NEXT, PHASE_END, PHASE_ARRIVE, PHASE_DISPATCH, PHASE_START = range(5)
+# Which decision is due.
+PLACE_SHORT, START_LONG, SET_POOL = range(3)
 
-# What a replica is doing.
-IDLE, RUNNING, GATHERING = range(3)
+# Where the kernel is inside one point in time.
+PHASE_NEXT, PHASE_END, PHASE_ARRIVE, PHASE_POOL, PHASE_DISPATCH, PHASE_START = range(6)
+
+# What a replica is doing. SERVING: it works for its long; the event is that of the group's lead.
+IDLE, RUNNING, GATHERING, SERVING = range(4)
+
+# What a replica is for.
+GENERAL, DECODE_ROLE, LONG_ROLE = range(3)
+
+# What a policy may do with a replica: each is in one class. CLOSED: it drains before it changes its role.
+OPEN, GATHERING_LONG, PREFILLING_LONG, DECODING_LONG, POOL, RESERVED, CLOSED = range(7)
+N_CLASSES = 7
+
+# Where a group is in the life of its long (groups.py).
+GROUP_GATHERING, PREFILL, PREFILL_STALLED, PREFILL_SUSPENDED, DECODE, DECODE_STALLED, DECODE_SUSPENDED = range(7)
+
+# What a slice of the timeline shows (pecgym.analysis.timeline).
+SLICE_PREFILL, SLICE_DECODE, SLICE_MIXED, SLICE_LONG_PREFILL, SLICE_LONG_DECODE, SLICE_COLOCATED = range(6)
+
+SWAPPED, PUSHED = 1, 2  # why the KV of a waiting request is in host memory
 
 CONTINUOUS, STATIC = range(2)
 PREFILL_FIRST, DECODE_FIRST = range(2)
@@ -42,7 +60,7 @@ def _layout(*names: str) -> np.dtype[Any]:
     return np.dtype([(name, np.int64) for name in names], align=True)
 
 
-TRACE_ROW = _layout("arrival_ps", "input_tokens", "output_tokens", "rank_tokens")
+TRACE_ROW = _layout("arrival_ps", "input_tokens", "output_tokens", "rank_tokens", "is_long")
 """One request as it arrives. rank_tokens: the output length that order rules may read (true or predicted)."""
 
 REQUEST = _layout(
@@ -51,10 +69,16 @@ REQUEST = _layout(
     "input_tokens",
     "output_tokens",
     "rank_tokens",
+    "is_long",
     "placed_ps",  # when a replica was chosen
     "start_ps",  # first execution, NONE before
     "first_token_ps",
-    "replica",
+    "replica",  # where it prefills; of a long: the lead of its group
+    "decode_replica",  # where a short is to decode, NONE: where it prefilled
+    "pushed_ps",  # when its KV cache had arrived there, NONE: not yet
+    "sp_degree",  # replicas that serve it
+    "preemptions",
+    "preempts",  # 1: a short that stops a long as soon as it could run beside it
     "prompt_tokens",  # what its prefill must compute: input, plus tokens emitted before an eviction
     "computed_tokens",  # KV tokens held; for a decode, at `join_step`
     "emitted_tokens",  # the same for output tokens
@@ -62,7 +86,7 @@ REQUEST = _layout(
     "leave_tokens",  # number of emitted tokens at which it leaves the batch
     "chunk_tokens",  # prefill tokens in the iteration under way
     "decoding",  # 1 once its prompt is computed
-    "swapped",  # 1 while its KV is in host memory
+    "swapped",  # SWAPPED or PUSHED while its KV waits in host memory, else 0
     "reserved_tokens",  # KV tokens that admission set aside
     "waiting_blocks",  # the blocks counted for it while it waits at the replica
     "admission",  # sequence number of its latest admission
@@ -76,6 +100,14 @@ REQUEST = _layout(
 
 REPLICA = _layout(
     "status",
+    "role",
+    "next_role",  # what it becomes once it is empty, NONE: no change
+    "place_class",
+    "lead",  # of the group of its long, NONE: no long
+    "next_member",  # of that group
+    "held_blocks",  # KV blocks of who is not in the batch: its long, and shorts whose KV is on its way
+    "n_pushing",  # those shorts
+    "incoming",  # requests that will decode here and are elsewhere yet
     "queue",  # root of its waiting queue
     "n_requests",  # placed here and not finished
     "n_waiting",
@@ -90,6 +122,7 @@ REPLICA = _layout(
     "started_ps",  # start of the run of iterations under way
     "n_iterations",  # its length
     "with_decodes",  # 1 if the decodes take part in it
+    "with_prefills",  # 1 if prompt tokens are computed in it
     "first_extra_ps",  # time that only the first of them takes (swaps)
     "base_ps",  # duration of the first, without the extra
     "slope_ps",  # how much longer each next one is
@@ -102,12 +135,42 @@ REPLICA = _layout(
     "swapped_tokens",
 )
 
+GROUP = _layout(
+    "slot",  # the long
+    "phase",
+    "degree",
+    "share_blocks",  # of its KV cache on every member
+    "work_ps",  # duration of its prefill
+    "operator_ps",  # of one of its operators
+    "done_ps",  # the part of the work that is done
+    "stop_ps",  # stalled: when the running operator ends
+    "kv_ps",  # sharded decode: time per token of context
+    "sync_ps",  # and of the reduction in each iteration
+    "suspend_wanted",  # a short preempts its decode at the next boundary
+    "in_check",
+)
+"""The replicas that serve a long; the table has one row per replica, that of the lead is used."""
+
+LINK = _layout("free_ps", "carried_tokens", "busy_ps")
+
+SLICE = _layout("replica", "kind", "start_ps", "end_ps", "row")
+"""What a replica did in a part of its time."""
+
 CLUSTER = _layout(
     "now_ps",
     "phase",
     "changed",  # 1 if something happened that a waiting decision may depend on
-    "queue",  # root of the global queue
+    "queue",  # root of the global queue of shorts
     "n_queued",
+    "longs",  # root of the global queue of longs
+    "n_longs",
+    "shorts_wait",  # 1 if the policy lets the first short wait at this point in time
+    "asked",  # which decision is due outside
+    "pushing",  # root of the queue of KV pushes under way
+    "next_pool_ps",  # when the number of decode replicas is decided next
+    "pool_changed",  # 1 while the next decision about it may free replicas for who waits
+    "n_check",
+    "n_slices",
     "thinking",  # closed loop: root of the queue of users that think
     "next_row",
     "n_rows",  # rows in the trace chunk
@@ -146,6 +209,23 @@ SETTINGS = _layout(
     "watermark_blocks",
     "global_order",
     "load",
+    "replicas_per_node",
+    "layers",
+    "long_order",
+    "degree_rule",  # 0: by memory, NONE: whole nodes, else the number
+    "strategy",
+    "preemption",
+    "colocation_tokens",
+    "backfill",
+    "operators_per_layer",
+    "switch_ps",
+    "push_visible_ps",
+    "replica_push_ps_per_token",
+    "node_push_ps_per_token",
+    "pool_interval_ps",
+    "knot_tokens",  # distance of the knots of the prefill table
+    "long_class",  # of the replicas that serve longs: OPEN or RESERVED
+    "record",  # 1: the timeline is kept
 )
 
 COSTS = _layout(
@@ -170,13 +250,18 @@ LOG_ROW = _layout(
     "replica",
     "evictions",
     "recomputed_tokens",
+    "decode_replica",
+    "pushed_ps",
+    "sp_degree",
+    "preemptions",
 )
 
 HEAP_ENTRY = _layout("step", "slot")
 
 
 class State(NamedTuple):
-    """All that the kernel reads and writes: R replicas of B slots, S request slots, N trace rows, P = 2^k >= R."""
+    """All that the kernel reads and writes: R replicas of B slots, S request slots, N trace rows, P = 2^k >= R, C
+    classes, M nodes."""
 
     cluster: Any  # CLUSTER[1]
     settings: Any  # SETTINGS[1]
@@ -193,13 +278,33 @@ class State(NamedTuple):
     history: Any  # int64[R, HISTORY_BUCKETS, 2]: count and summed KV peak of finished requests
     event_ps: Any  # int64[P]: when each replica's run of iterations ends
     event_tree: Any  # int64[2P] (tournament.py)
-    load: Any  # int64[P]: the load that the policy routes by
-    load_tree: Any  # int64[2P]
+    loads: Any  # int64[C, P]: the load that the policy routes by, in the row of the replica's class, else NEVER_PS
+    load_trees: Any  # int64[C, 2P]
+    class_counts: Any  # int64[C]: replicas in each class
     ready: Any  # int64[R]: replicas that compose a batch at the end of this point in time
+    groups: Any  # GROUP[R]
+    check: Any  # int64[R]: leads of groups that may start or go on at the end of this point in time
+    links: Any  # LINK[2M + 2R]: out of nodes, into nodes, out of replicas, into replicas
+    shape_index: Any  # int64[D + 1, K + 1]: row of a group of D replicas on K nodes in the next two (GroupCosts)
+    prefill_table_ps: Any  # int64[strategies, shapes, knots]
+    decode_sync_ps: Any  # int64[shapes]
+    decode_kv_ps: Any  # int64[D + 1]
+    slices: Any  # SLICE[T]: the timeline
     log: Any  # LOG_ROW[L]
 
 
-MUTABLE = tuple(f for f in State._fields if f not in ("settings", "costs", "token_ps", "token_knots", "trace"))
+CONSTANT = (
+    "settings",
+    "costs",
+    "token_ps",
+    "token_knots",
+    "trace",
+    "shape_index",
+    "prefill_table_ps",
+    "decode_sync_ps",
+    "decode_kv_ps",
+)
+MUTABLE = tuple(f for f in State._fields if f not in CONSTANT)
 """The arrays that a snapshot must hold."""
 
 
@@ -207,12 +312,17 @@ def _zeros(n: int | tuple[int, ...], layout: np.dtype[Any]) -> Any:
     return np.zeros(n, layout).view(np.recarray)
 
 
-def allocate(n_replicas: int, slots: int, block_tokens: int, request_slots: int = 1024) -> State:
+def allocate(
+    n_replicas: int, slots: int, block_tokens: int, request_slots: int = 1024, replicas_per_node: int | None = None
+) -> State:
     """An empty state for `n_replicas` replicas of `slots` batch slots; settings, costs and trace still to be set."""
     padded = 1 << max(0, (n_replicas - 1).bit_length())
+    n_nodes = -(-n_replicas // (replicas_per_node or n_replicas))
     event_ps = np.full(padded, NEVER_PS, np.int64)
-    load = np.full(padded, NEVER_PS, np.int64)
-    load[:n_replicas] = 0
+    loads = np.full((N_CLASSES, padded), NEVER_PS, np.int64)
+    loads[OPEN, :n_replicas] = 0
+    class_counts = np.zeros(N_CLASSES, np.int64)
+    class_counts[OPEN] = n_replicas
     state = State(
         cluster=_zeros(1, CLUSTER),
         settings=_zeros(1, SETTINGS),
@@ -229,16 +339,27 @@ def allocate(n_replicas: int, slots: int, block_tokens: int, request_slots: int 
         history=np.zeros((n_replicas, HISTORY_BUCKETS, 2), np.int64),
         event_ps=event_ps,
         event_tree=_empty_tree(padded),
-        load=load,
-        load_tree=_empty_tree(padded),
+        loads=loads,
+        load_trees=np.tile(_empty_tree(padded), (N_CLASSES, 1)),
+        class_counts=class_counts,
         ready=np.zeros(n_replicas, np.int64),
+        groups=_zeros(n_replicas, GROUP),
+        check=np.zeros(n_replicas, np.int64),
+        links=_zeros(2 * n_nodes + 2 * n_replicas, LINK),
+        shape_index=np.full((1, 1), NONE, np.int64),
+        prefill_table_ps=np.zeros((1, 1, 1), np.int64),
+        decode_sync_ps=np.zeros(1, np.int64),
+        decode_kv_ps=np.zeros(1, np.int64),
+        slices=_zeros(0, SLICE),
         log=_zeros(request_slots, LOG_ROW),
     )
     cluster = state.cluster[0]
-    cluster.queue = cluster.thinking = NONE
+    cluster.queue = cluster.longs = cluster.thinking = cluster.pushing = NONE
+    cluster.next_pool_ps = NEVER_PS
     cluster.n_free = request_slots
     cluster.action = ASK
-    state.replicas.queue[:] = NONE
+    for link in ("queue", "lead", "next_member", "next_role"):
+        state.replicas[link][:] = NONE
     state.replicas.gathering_until_ps[:] = NEVER_PS
     return state
 
@@ -250,6 +371,13 @@ def _empty_tree(padded: int) -> np.ndarray:
     for node in range(padded - 1, 0, -1):
         tree[node] = tree[2 * node]
     return tree
+
+
+def with_slices(state: State, n: int) -> State:
+    """A copy of `state` whose timeline has room for n slices."""
+    slices = _zeros(n, SLICE)
+    slices[: state.cluster[0].n_slices] = state.slices[: state.cluster[0].n_slices]
+    return state._replace(slices=slices)
 
 
 def with_room(state: State, request_slots: int, log_rows: int) -> State:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from pecgym.engine.long_rules import LongRules
 from pecgym.errors import SpecError
-from pecgym.policies import by_length, dispatch
+from pecgym.policies import baselines, by_length, dispatch, pecsched
 from pecgym.policies.base import Policy, PythonPolicy
 from pecgym.policies.view import WAIT
 
@@ -14,7 +15,7 @@ __all__ = ["WAIT", "Policy", "PythonPolicy", "load_policy", "policy_names"]
 
 _REGISTRY = {
     policy.name: policy
-    for module in (dispatch, by_length)
+    for module in (baselines, pecsched, dispatch, by_length)
     for policy in vars(module).values()
     if isinstance(policy, Policy)
 }
@@ -56,4 +57,5 @@ def _from_object(found: Any, name: str) -> Policy:
         found = found()
     if not callable(getattr(found, "act", None)):
         raise SpecError(f"policy {name!r}: must be a pecgym.Policy, or a class with a method act(decision)")
-    return Policy(name=str(getattr(found, "name", name)), load="queued_tokens", actor=found)
+    rules = getattr(found, "rules", LongRules())
+    return Policy(name=str(getattr(found, "name", name)), load="queued_tokens", actor=found, rules=rules)

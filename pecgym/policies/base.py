@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pecgym.engine.long_rules import LongRules
 from pecgym.engine.simulator import GLOBAL_ORDERS, LOADS
 from pecgym.errors import SpecError
+from pecgym.policies.long_requests import when_free
+
+RESERVED_SHARE = {1: 7 / 32, 4: 5 / 8}
+"""Share of the replicas, by their number of GPUs, that are set apart for longs: 7 of 32, 5 of 8. PecSched says only
+"replicas able to serve one 500K request"; the numbers are ours."""
 
 
 class PythonPolicy(Protocol):
-    """A policy as an ordinary object: it is asked once per decision, outside the compiled loop."""
+    """A policy as an ordinary object: it is asked once per short, outside the compiled loop.
+
+    It may have a method `start_long(decision)` too, which is asked about the first long (pecgym.policies.view.group),
+    and `rules`, its LongRules; without, longs start when enough replicas are free.
+    """
 
     def act(self, decision: Any) -> int:
-        """The replica for `decision.request`, or `pecgym.WAIT`."""
+        """Where the short goes: a replica's index, pecgym.policies.view.placement(...), or `pecgym.WAIT`."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,12 @@ class Policy:
     Attributes:
         name: in tables and configurations.
         choose: `choose(state, slot) -> replica or WAIT`, in the subset of Python that numba compiles, using
-            `pecgym.policies.view`; or None if `actor` decides.
+            `pecgym.policies.view`: where the first short goes; or None if `actor` decides.
+        start: the same for the first long: `start(state, slot) -> group(...) or WAIT`; None: `actor.start_long` if it
+            has one, else as soon as enough replicas are free of longs.
+        pool: `pool(state, slot) -> number of decode replicas`, asked every `rules.pool_interval_s`.
+        rules: how longs are served and what shorts may do beside them.
+        reserves: whether it sets replicas apart for longs, by default as many as in PecSched's experiments.
         load: what `least_loaded` compares: "none", "requests" (unfinished), "queued_tokens" (prompt tokens placed on
             the replica and not yet computed; ties by requests).
         global_order: order of the global queue: "fcfs" or "shortest" (output length).
@@ -36,6 +51,10 @@ class Policy:
 
     name: str
     choose: Callable[[Any, int], int] | None = None
+    start: Callable[[Any, int], int] | None = None
+    pool: Callable[[Any, int], int] | None = None
+    rules: LongRules = field(default_factory=LongRules)
+    reserves: bool = False
     load: str = "none"
     global_order: str = "fcfs"
     queue_order: str | None = None
@@ -44,6 +63,8 @@ class Policy:
     source: str = ""
 
     def __post_init__(self) -> None:
+        if self.rules.pool_interval_s and self.pool is None:
+            raise SpecError(f"policy {self.name!r}: pool_interval_s is set, but there is no function `pool` to ask")
         if (self.choose is None) == (self.actor is None):
             raise SpecError(f"policy {self.name!r}: give a function `choose` or an object `actor`, and not both")
         for key, values in (("load", LOADS), ("global_order", GLOBAL_ORDERS)):
@@ -51,3 +72,27 @@ class Policy:
                 raise SpecError(
                     f"policy {self.name!r}: {key}={getattr(self, key)!r}; choose one of {', '.join(values)}"
                 )
+
+    @property
+    def start_rule(self) -> Callable[[Any, int], int] | None:
+        """The function that starts longs; None: decisions about them go to the actor."""
+        if self.start is None and not hasattr(self.actor, "start_long"):
+            return when_free
+        return self.start
+
+    def answer(self, decision: Any) -> int:
+        """The actor's answer to a decision."""
+        if decision.kind == "start":
+            return int(self.actor.start_long(decision))  # type: ignore[union-attr]
+        return self.actor.act(decision)  # type: ignore[union-attr]
+
+    def rules_for(self, tp: int) -> LongRules:
+        """The rules on replicas of `tp` GPUs: how many are set apart for longs depends on it."""
+        if not self.reserves or self.rules.reserved_replicas:
+            return self.rules
+        if tp not in RESERVED_SHARE:
+            raise SpecError(
+                f"policy {self.name!r}: how many replicas of {tp} GPUs to reserve is known for "
+                f"{', '.join(map(str, RESERVED_SHARE))} GPUs only; set long.reserved_replicas"
+            )
+        return self.rules.with_changes(reserved_replicas=RESERVED_SHARE[tp])

@@ -30,7 +30,9 @@ def make_log(events: list[tuple[float | None, ...]], outputs: list[int], is_long
         for i, name in enumerate(("arrival", "placed", "start", "first_token", "finish"))
     }
     n = len(events)
-    counts = {name: np.zeros(n, np.int64) for name in ("row", "input_tokens", "replica", "evictions")}
+    ps["pushed"] = np.full(n, -1)
+    names = ("row", "input_tokens", "replica", "decode_replica", "sp_degree", "preemptions", "evictions")
+    counts = {name: np.zeros(n, np.int64) for name in names}
     counts |= {"output_tokens": np.array(outputs, np.int64), "recomputed_tokens": np.full(n, 5)}
     return RequestLog(ps, counts, np.array(is_long, bool), FACTS)
 
@@ -78,6 +80,39 @@ def test_row_separates_shorts_and_longs() -> None:
     assert row["long_jct_mean_s"] == pytest.approx(38.0)
     assert row["starved_fraction"] == 0
     assert row["recomputed_tokens"] == 15
+
+
+def test_each_class_has_its_own_times() -> None:
+    row = FINISHED.metrics()
+    assert (row["n_long"], row["preemptions"]) == (1, 0)
+    assert row["short_ttft_mean_s"] == pytest.approx(3.5)
+    assert row["long_ttft_p99_s"] == pytest.approx(1.0)
+    assert row["short_jct_p50_s"] == pytest.approx(7.5)
+    assert row["short_jct_p90_s"] == pytest.approx(9.5)
+    assert row["long_jct_p95_s"] == row["long_jct_mean_s"] == pytest.approx(38.0)
+    FINISHED.counts["preemptions"][2] = 7
+    assert FINISHED.metrics()["preemptions"] == 7
+    FINISHED.counts["preemptions"][2] = 0
+
+
+def test_short_throughput_counts_to_the_last_completion_or_to_the_last_short() -> None:
+    row = FINISHED.metrics()
+    assert row["short_throughput_rps"] == pytest.approx(2 / 40)
+    assert row["short_throughput_to_last_short_rps"] == pytest.approx(2 / 10)
+    unfinished = make_log([(0.0, 0.0, 1.0, 2.0, 4.0), (1.0, None, None, None, None)], [2, 2], [False, False])
+    assert unfinished.metrics()["short_throughput_to_last_short_rps"] == pytest.approx(1 / FACTS.end_s)
+
+
+def test_longs_that_end_after_the_last_arrival_are_open_there() -> None:
+    events = [
+        (0.0, 0.0, 1.0, 2.0, 5.0),
+        (0.0, 0.0, 1.0, 2.0, 6.0),
+        (0.0, 0.0, 1.0, 2.0, 6.5),
+        (6.0, 6.0, 7.0, 8.0, 9.0),
+    ]
+    row = make_log(events, [2] * 4, [True, True, True, False]).metrics()
+    assert row["long_unfinished_at_last_arrival"] == pytest.approx(1 / 3)
+    assert row["starved_fraction"] == 0
 
 
 def test_a_request_that_never_started_counts_with_its_wait_so_far() -> None:

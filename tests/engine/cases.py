@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from pecgym.costs import Profile
-from pecgym.engine import EngineSettings, Simulator
+from pecgym.costs import GroupCosts, Profile
+from pecgym.engine import EngineSettings, LongRules, Simulator, Topology
 from pecgym.policies import load_policy
+from pecgym.policies.long_requests import when_free as start_when_free
 from pecgym.workload import ClosedLoop, Trace
 from tests.naive_engine import NaiveCluster
-from tests.naive_policies import POLICIES
+from tests.naive_policies import POLICIES, POOLS, STARTS, when_free
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,25 @@ class Case:
     policy: str
     workload: Trace | ClosedLoop
     random_state: int
+    rules: LongRules = field(default_factory=LongRules)
+    topology: Topology | None = None
+    group_costs: GroupCosts | None = None
 
-    def fast(self) -> Simulator:
+    def fast(self, record: bool = False) -> Simulator:
         policy = load_policy(self.policy)
         simulator = Simulator(
             self.n_replicas,
             self.profile,
             self.settings,
             choose=policy.choose,
+            start=policy.start or start_when_free,
+            pool=policy.pool,
             load=policy.load,
             global_order=policy.global_order,
+            rules=self.rules,
+            topology=self.topology,
+            group_costs=self.group_costs,
+            record=record,
         )
         simulator.state.cluster[0].random_state = self.random_state
         if isinstance(self.workload, ClosedLoop):
@@ -55,6 +65,11 @@ class Case:
             load=policy.load,
             global_order=policy.global_order,
             random_state=self.random_state,
+            start=STARTS.get(self.policy, when_free),
+            pool=POOLS.get(self.policy),
+            rules=self.rules,
+            topology=self.topology,
+            group_costs=self.group_costs,
         )
         if isinstance(self.workload, ClosedLoop):
             cluster.load_closed_loop(self.workload)
@@ -189,7 +204,10 @@ def cases(draw: Any, max_requests: int = 40) -> Case:
         n_replicas=draw(st.integers(1, 5)),
         profile=draw(profiles()),
         settings=settings,
-        policy=draw(st.sampled_from(sorted(POLICIES))),
+        policy=draw(st.sampled_from(DISPATCH)),
         workload=workload,
         random_state=draw(st.integers(0, 2**48 - 1)),
     )
+
+
+DISPATCH = ["fifo", "sjf", "jsq_requests", "jsq_tokens", "srpt", "round_robin", "random", "power_of_two"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pecgym import RequestLog, make_cluster
 from pecgym.random import random_stream
 from pecgym.workload import Trace, load_trace
 from tests.engine.cases import make_profile
+from tests.engine.group_world import make
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -29,9 +31,12 @@ PROFILE = make_profile(
 )
 
 # Of `hand_made` below, whose columns are integer arithmetic: no machine's mathematics library takes part in it.
-GOLDEN_HAND_MADE = "fa4222a4582ba458ee7cea8caa155e2d9129afa037e85187fb457c284901c6c4"
+GOLDEN_HAND_MADE = "6533f70bd765318a0f7c53b05b6d9cd7ee3a72b76389bd28b660385010e08156"
 # Of the first 2000 requests of the embedded workload under seed 7.
-GOLDEN_EMBEDDED = "564775d0c0c9780ff268ed42e9f5b6eb6ea536f2b6748a8d01f1217e55000b50"
+GOLDEN_EMBEDDED = "e00a0d813e425c45dc8066bd83aff5e522a2e20d6f589f19f32f61571204b069"
+
+# Of `digest_with_longs` below, 2000 requests under PecSched.
+GOLDEN_LONGS = "ea77958dd550d28ad16d90d69b459093fee9e338736ad2d74723936f8940fe69"
 
 
 def hand_made(n: int) -> Trace:
@@ -42,6 +47,33 @@ def hand_made(n: int) -> Trace:
 
 def embedded(n: int = 2000, seed: int = 7) -> Trace:
     return load_trace("azure2023_conv", seed=seed).slice(0, n)
+
+
+def digest_with_longs(policy: str, n: int) -> str:
+    """Of a run with every fifteenth request a long, on five replicas of two nodes; all in integers."""
+    draws = [[pow(48271, 4 * i + j + 1, 2**31 - 1) for j in range(4)] for i in range(n)]
+    arrivals = np.cumsum([draw[0] % 1000 for draw in draws]).tolist()
+    requests = [
+        (arrival, 1 + draw[1] % (600 if i % 15 == 0 else 40), 1 + draw[2] % 20, i % 15 == 0)
+        for i, (arrival, draw) in enumerate(zip(arrivals, draws, strict=True))
+    ]
+    simulator = make(
+        requests,
+        policy=policy,
+        replicas=5,
+        per_node=3,
+        rules={"decode_replicas": 2.0, "pool_interval_s": 5e-9 if policy == "pecsched_adaptive_pool" else 0.0},
+        replica_token_ps=3,
+        node_token_ps=30,
+        kv_capacity_tokens=700,
+    )
+    assert simulator.run()
+    log = simulator.finished()
+    assert np.sum(log.preemptions) > 20
+    digest = hashlib.sha256()
+    for name in ("row", "start_ps", "first_token_ps", "pushed_ps", "finish_ps", "replica", "preemptions"):
+        digest.update(np.ascontiguousarray(log[name], "<i8").tobytes())
+    return digest.hexdigest()
 
 
 def run(policy: str, workload: Any, engine: str = "vllm", seed: int = 7) -> RequestLog:
@@ -80,6 +112,18 @@ def test_the_engine_gives_the_same_without_compilation(policy: str, engine: str)
     here = run(policy, hand_made(40), engine).digest()
     there = in_another_process(f"run({policy!r}, hand_made(40), {engine!r}).digest()", NUMBA_DISABLE_JIT="1")
     assert there == here
+
+
+@pytest.mark.parametrize("policy", ["pecsched", "pecsched_adaptive_pool"])
+def test_longs_are_served_alike_in_another_process_and_without_compilation(policy: str) -> None:
+    here = digest_with_longs(policy, 400)
+    assert here == digest_with_longs(policy, 400)
+    assert in_another_process(f"digest_with_longs({policy!r}, 400)", PYTHONHASHSEED="1") == here
+    assert in_another_process(f"digest_with_longs({policy!r}, 400)", NUMBA_DISABLE_JIT="1") == here
+
+
+def test_every_machine_gives_the_same_with_longs() -> None:
+    assert digest_with_longs("pecsched", 2000) == GOLDEN_LONGS
 
 
 def test_every_machine_gives_these_digests() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.engine.cases import Case, cases
+from tests.engine.long_cases import cases_with_longs
 
 FIELDS = {
     "row": "row",
@@ -20,6 +21,10 @@ FIELDS = {
     "replica": "replica",
     "evictions": "evictions",
     "recomputed_tokens": "recomputed",
+    "decode_replica": "decode_replica",
+    "pushed_ps": "pushed",
+    "sp_degree": "degree",
+    "preemptions": "preemptions",
 }
 
 
@@ -43,6 +48,19 @@ def assert_same(case: Case) -> Any:
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_same_as_the_specification(case: Case) -> None:
+    assert_same(case)
+
+
+@settings(max_examples=800, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases_with_longs())
+def test_same_as_the_specification_with_longs(case: Case) -> None:
+    assert_same(case)
+
+
+@pytest.mark.slow
+@settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases_with_longs(max_requests=100))
+def test_same_as_the_specification_with_longs_on_many_cases(case: Case) -> None:
     assert_same(case)
 
 

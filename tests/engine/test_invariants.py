@@ -2,327 +2,46 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from types import SimpleNamespace
-from typing import Any
-
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from pecgym.engine import Simulator
-from pecgym.engine.state import GATHERING, IDLE, LOAD_NONE, LOAD_QUEUED_TOKENS, NEVER_PS, NONE, RUNNING, State
-from pecgym.workload import ClosedLoop
 from tests.engine.cases import Case, cases
+from tests.engine.checker import Checker
+from tests.engine.group_checker import GroupChecker
+from tests.engine.long_cases import cases_with_longs
 
 
-def columns(table: Any) -> Any:
-    """A table's columns as plain arrays: a namespace whose attributes are views, much faster to read than records."""
-    plain = table.view(np.ndarray)
-    return SimpleNamespace(**{name: plain[name] for name in plain.dtype.names})
-
-
-def record(table: Any, index: int = 0) -> Any:
-    """One row of a table as plain integers."""
-    return SimpleNamespace(**dict(zip(table.dtype.names, table.view(np.ndarray)[index].item(), strict=True)))
-
-
-def queue_slots(requests: Any, root: int) -> list[int]:
-    """The slots in a pairing heap; checks that no child comes before its parent and that nobody is there twice."""
-    found: list[int] = []
-    todo = [] if root == NONE else [root]
-    assert root == NONE or requests.sibling[root] == NONE
-    while todo:
-        slot = int(todo.pop())
-        assert slot not in found
-        found.append(slot)
-        child = int(requests.child[slot])
-        while child != NONE:
-            assert (requests.key[slot], requests.sequence[slot]) < (requests.key[child], requests.sequence[child])
-            todo.append(child)
-            child = int(requests.sibling[child])
-    return found
-
-
-class Checker:
-    """Watches one simulation from outside: what each request received, and how long each replica was busy."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-        self.simulator: Simulator = case.fast()
-        n = case.n_replicas
-        self.points = 0
-        self.now_ps = 0
-        self.busy_ps = np.zeros(n, np.int64)
-        self.idle_ps = np.zeros(n, np.int64)
-        self.running = np.zeros(n, bool)
-        self.decode_steps = np.zeros(n, np.int64)
-        self.decoding_rows: list[list[int]] = [[] for _ in range(n)]
-        self.computed: Counter[int] = Counter()  # tokens of KV that have been computed for each row
-        self.leaves_at: dict[int, int] = {}
-        self.n_logged = 0
-
-    @property
-    def block(self) -> int:
-        return self.case.settings.block_tokens
-
-    def blocks(self, tokens: Any) -> int:
-        return int(np.sum(-(-np.asarray(tokens) // self.block)))
-
-    def check(self) -> None:
-        state = self.simulator.state
-        self.cluster, self.engine = record(state.cluster), record(state.settings)
-        self.requests, self.log = columns(state.requests), columns(self.simulator.finished())
-        self.replicas = [record(state.replicas, r) for r in range(self.case.n_replicas)]
-        self.check_clock()
-        self.members = [
-            (
-                queue_slots(self.requests, replica.queue),
-                state.prefills[r, : replica.n_prefills].tolist(),
-                state.decodes.view(np.ndarray)["slot"][r, : replica.n_decodes].tolist(),
-            )
-            for r, replica in enumerate(self.replicas)
-        ]
-        self.check_nobody_lost(state)
-        for r in range(self.case.n_replicas):
-            self.check_counters(r)
-            self.check_memory(state, r)
-            self.check_decode_heap(state, r)
-            self.check_status(state, r)
-            self.check_tokens(r)
-        self.check_trees(state)
-        self.check_work_conservation()
-        self.check_new_log_rows()
-        self.observe()
-
-    def at(self, slots: list[int]) -> Any:
-        """The columns of some requests."""
-        return SimpleNamespace(**{name: column[slots] for name, column in vars(self.requests).items()})
-
-    def check_clock(self) -> None:
-        """The clock goes forward only; every replica has been either busy or idle."""
-        now_ps = self.cluster.now_ps
-        passed = now_ps - self.now_ps
-        assert passed > 0 or (passed == 0 and self.points == 0)
-        self.points += 1
-        self.busy_ps += np.where(self.running, passed, 0)
-        self.idle_ps += np.where(self.running, 0, passed)
-        self.now_ps = now_ps
-        np.testing.assert_array_equal(self.simulator.busy_ps(), self.busy_ps)
-        np.testing.assert_array_equal(self.simulator.busy_ps() + self.idle_ps, now_ps)
-
-    def check_nobody_lost(self, state: State) -> None:
-        """Every slot is free or holds one request, which is in one place; every row so far is live or logged, once."""
-        cluster, requests = self.cluster, self.requests
-        free = state.free_slots[: cluster.n_free].tolist()
-        queued = queue_slots(requests, cluster.queue)
-        thinking = queue_slots(requests, cluster.thinking)
-        placed = [slot for groups in self.members for group in groups for slot in group]
-        live = queued + thinking + placed
-        np.testing.assert_array_equal(np.sort(free + live), np.arange(len(state.requests)))
-        assert cluster.n_queued == len(queued)
-        assert cluster.n_live == len(live)
-        rows = requests.row[live].tolist() + self.log.row.tolist()
-        assert sorted(rows) == list(range(cluster.row_offset + cluster.next_row))
-        assert np.all(requests.replica[queued + thinking] == NONE)
-        assert np.all(requests.arrival_ps[queued + placed] <= cluster.now_ps)
-        assert np.all(requests.arrival_ps[thinking] > cluster.now_ps)
-        for r, groups in enumerate(self.members):
-            assert all(np.all(requests.replica[group] == r) for group in groups)
-
-    def check_counters(self, r: int) -> None:
-        replica, requests = self.replicas[r], self.requests
-        waiting, prefills, decodes = self.members[r]
-        assert replica.n_waiting == len(waiting)
-        assert replica.n_requests == len(waiting) + len(prefills) + len(decodes)
-        assert len(prefills) + len(decodes) <= self.engine.slots
-        to_compute = [s for s in waiting + prefills if requests.decoding[s] == 0]
-        still_to_compute = requests.prompt_tokens[to_compute] - requests.computed_tokens[to_compute]
-        assert replica.queued_tokens == still_to_compute.sum()
-        assert replica.waiting_blocks == np.sum(requests.waiting_blocks[waiting])
-        assert replica.reserved_blocks == self.blocks(requests.reserved_tokens[prefills + decodes])
-        assert not np.any(requests.swapped[prefills + decodes])
-        if self.case.settings.reservation != "history":
-            for slot in waiting:
-                q = self.at(slot)
-                need = q.prompt_tokens
-                if self.case.settings.reservation == "peak":
-                    need = q.input_tokens + q.output_tokens - 1
-                if q.swapped:
-                    need = max(q.computed_tokens + 1 if q.decoding else q.prompt_tokens, q.reserved_tokens)
-                assert q.waiting_blocks == self.blocks(need)
-
-    def kv_tokens(self, r: int) -> Any:
-        """int64[n]: what each decode of replica r held at its last boundary."""
-        decodes, requests = self.members[r][2], self.requests
-        return requests.computed_tokens[decodes] + self.replicas[r].decode_steps - requests.join_step[decodes]
-
-    def check_memory(self, state: State, r: int) -> None:
-        """KV in use is the sum over the residents, and neither now nor at the end of the run above the capacity."""
-        replica, capacity = self.replicas[r], self.engine.capacity_blocks
-        held = self.kv_tokens(r)
-        prompts = self.blocks(self.requests.prompt_tokens[self.members[r][1]])
-        assert replica.kv_tokens == held.sum()
-        assert replica.used_blocks == self.blocks(held) + prompts <= capacity
-        phases = np.bincount((held - replica.decode_steps) % self.block, minlength=self.block)
-        np.testing.assert_array_equal(state.phases[r], phases)
-        if replica.status == RUNNING and replica.with_decodes:
-            assert self.blocks(held + replica.n_iterations) + prompts <= capacity
-
-    def check_decode_heap(self, state: State, r: int) -> None:
-        replica = self.replicas[r]
-        heap = state.decodes.view(np.ndarray)[r, : replica.n_decodes]
-        q = self.at(self.members[r][2])
-        np.testing.assert_array_equal(heap["step"], q.join_step + q.leave_tokens - q.emitted_tokens)
-        assert np.all(heap["step"] > replica.decode_steps)
-        entries = heap.tolist()
-        assert all(entries[(i - 1) // 2] < entries[i] for i in range(1, len(entries)))
-
-    def check_status(self, state: State, r: int) -> None:
-        """No replica idles while somebody is there, unless a static batch gathers; its event is the end of its run."""
-        replica = self.replicas[r]
-        assert replica.in_ready == 0
-        if replica.status == IDLE:
-            assert replica.n_requests == 0
-            assert state.event_ps[r] == NEVER_PS
-        elif replica.status == GATHERING:
-            assert self.case.settings.batching == "static"
-            assert replica.n_decodes == replica.n_prefills == 0 < replica.n_waiting < self.engine.static_size
-            assert state.event_ps[r] == replica.gathering_until_ps > self.now_ps
-        else:
-            k = replica.n_iterations
-            assert k >= 1
-            assert k == 1 or (replica.with_decodes and not np.any(self.requests.chunk_tokens[self.members[r][1]]))
-            duration = sum(replica.base_ps + i * replica.slope_ps for i in range(k)) + replica.first_extra_ps
-            assert state.event_ps[r] == replica.started_ps + duration > self.now_ps
-            assert self.running_tokens(r) > 0
-
-    def running_tokens(self, r: int) -> int:
-        """New tokens in the iteration under way, which the token budget bounds unless one long prompt runs alone."""
-        replica, engine = self.replicas[r], self.case.settings
-        chunks = self.requests.chunk_tokens[self.members[r][1]]
-        decodes = replica.n_decodes if replica.with_decodes else 0
-        whole_prompts = engine.chunk_tokens == 0 or engine.batching == "static"
-        alone = np.count_nonzero(chunks) == 1 and whole_prompts
-        assert chunks.sum() + decodes <= engine.max_batch_tokens or alone
-        if not engine.mixing or engine.batching == "static":
-            assert not (decodes and np.any(chunks))
-        return int(chunks.sum()) + decodes
-
-    def check_tokens(self, r: int) -> None:
-        """A decode holds input + emitted - 1 tokens; a prompt is the input and what was emitted before an eviction."""
-        waiting, prefills, decodes = (self.at(group) for group in self.members[r])
-        replica = self.replicas[r]
-        emitted = decodes.emitted_tokens + replica.decode_steps - decodes.join_step
-        np.testing.assert_array_equal(self.kv_tokens(r), decodes.input_tokens + emitted - 1)
-        assert np.all((emitted > 0) & (emitted < decodes.leave_tokens))
-        assert np.all(decodes.decoding == 1)
-        assert np.all(prefills.decoding == 0)
-        assert np.all(prefills.prompt_tokens == prefills.input_tokens + prefills.emitted_tokens)
-        assert np.all((prefills.computed_tokens >= 0) & (prefills.computed_tokens < prefills.prompt_tokens))
-        assert np.all(prefills.computed_tokens + prefills.chunk_tokens <= prefills.prompt_tokens)
-        lost = self.at([slot for slot in self.members[r][0] if self.requests.swapped[slot] == 0])
-        assert not np.any(lost.computed_tokens)
-        assert np.all(lost.prompt_tokens == lost.input_tokens + lost.emitted_tokens)
-        if self.case.settings.eviction == "swap":
-            assert not np.any(lost.evictions)
-        else:
-            assert not np.any(waiting.swapped)
-        q = self.at([slot for group in self.members[r] for slot in group])
-        started, answered = q.start_ps != NONE, q.first_token_ps != NONE
-        assert np.all((q.arrival_ps <= q.placed_ps) & (q.placed_ps <= self.now_ps))
-        assert np.all((q.placed_ps <= q.start_ps) & (q.start_ps <= self.now_ps) | ~started)
-        assert np.all((q.start_ps < q.first_token_ps) & (q.first_token_ps <= self.now_ps) | ~answered)
-        assert np.all(answered == (q.emitted_tokens > 0))
-        assert np.all(prefills.start_ps != NONE)
-
-    def check_trees(self, state: State) -> None:
-        """Both tournaments name the first of the least keys; the load is what the policy declared."""
-        n, by_tokens = self.case.n_replicas, self.engine.load == LOAD_QUEUED_TOKENS
-        if self.engine.load != LOAD_NONE:
-            load = [q.n_requests + (q.queued_tokens << 24 if by_tokens else 0) for q in self.replicas]
-            np.testing.assert_array_equal(state.load[:n], load)
-        assert np.all(state.load[n:] == NEVER_PS)
-        assert np.all(state.event_ps[n:] == NEVER_PS)
-        assert state.load_tree[1] == np.argmin(state.load)
-        assert state.event_tree[1] == np.argmin(state.event_ps)
-        assert self.cluster.n_ready == 0
-
-    def check_work_conservation(self) -> None:
-        """Nobody stays in the global queue while a replica is empty; policies that never wait leave nobody there."""
-        if self.cluster.queue != NONE:
-            assert self.case.policy in ("fifo", "sjf")
-            assert all(replica.n_requests > 0 for replica in self.replicas)
-
-    def check_new_log_rows(self) -> None:
-        n_logged = len(self.log.row)
-        assert n_logged >= self.n_logged
-        for i in range(self.n_logged, n_logged):
-            row = SimpleNamespace(**{name: int(column[i]) for name, column in vars(self.log).items()})
-            assert row.arrival_ps <= row.placed_ps <= row.start_ps < row.first_token_ps <= row.finish_ps == self.now_ps
-            assert 0 <= row.replica < self.case.n_replicas
-            assert row.output_tokens == 1 or row.first_token_ps < row.finish_ps
-        self.n_logged = n_logged
-
-    def observe(self) -> None:
-        """Counts tokens: decodes that were there advanced with the replica; chunks that start now will be computed."""
-        for r, replica in enumerate(self.replicas):
-            steps = replica.decode_steps - int(self.decode_steps[r])
-            for row in self.decoding_rows[r]:
-                self.computed[row] += steps
-            self.decode_steps[r] += steps
-            _, prefills, decodes = self.members[r]
-            self.decoding_rows[r] = self.requests.row[decodes].tolist()
-            self.running[r] = replica.status == RUNNING
-            if replica.status == RUNNING and replica.started_ps == self.now_ps:
-                for slot in prefills:
-                    row = int(self.requests.row[slot])
-                    self.computed[row] += int(self.requests.chunk_tokens[slot])
-                    self.leaves_at[row] = int(self.requests.leave_tokens[slot])
-
-    def check_end(self) -> None:
-        """Everybody was served, with input + output - 1 tokens computed for each, and once more what evictions lost."""
-        workload, replicas, log = self.case.workload, self.simulator.state.replicas, self.simulator.finished()
-        trace = workload.lengths if isinstance(workload, ClosedLoop) else workload
-        log = log[np.argsort(log.row)]
-        np.testing.assert_array_equal(log.row, np.arange(len(trace)))
-        np.testing.assert_array_equal(log.input_tokens, trace.input_tokens)
-        np.testing.assert_array_equal(log.output_tokens, trace.output_tokens)
-        static = self.case.settings.batching == "static"
-        for row in log:
-            emitted = self.leaves_at[int(row.row)]
-            assert emitted == row.output_tokens or (static and emitted > row.output_tokens)
-            assert self.computed[int(row.row)] == row.input_tokens + emitted - 1 + row.recomputed_tokens
-        assert np.all(replicas.used_blocks == 0)
-        assert np.all(replicas.reserved_blocks == 0)
-        assert np.sum(log.evictions) == np.sum(replicas.evictions)
-        assert np.all(log.recomputed_tokens[log.evictions == 0] == 0)
-        if self.case.settings.eviction == "swap":
-            assert not np.any(log.recomputed_tokens)
-            assert np.sum(replicas.swapped_tokens) % 2 == 0
-        if self.case.settings.reservation == "peak" and not self.case.settings.preemptive:
-            assert not np.any(log.evictions)
-
-
-def check_every_point(case: Case, iterations_at_most: int) -> None:
+def check_every_point(checker: Checker, iterations_at_most: int) -> None:
     """Cases with more iterations (tiny token budgets under long prompts) say nothing that shorter ones do not."""
-    rehearsal = case.fast()
+    rehearsal = checker.case.fast()
     rehearsal.run()
     assume(rehearsal.state.replicas.iterations.sum() <= iterations_at_most)
-    checker = Checker(case)
     while checker.simulator.step():
         checker.check()
     checker.check_end()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(max_requests=25))
 def test_invariants_hold_after_every_point_in_time(case: Case) -> None:
-    check_every_point(case, 300)
+    check_every_point(Checker(case), 300)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases_with_longs(max_requests=15))
+def test_invariants_hold_with_longs(case: Case) -> None:
+    check_every_point(GroupChecker(case), 300)
 
 
 @pytest.mark.slow
 @settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_invariants_hold_on_many_cases(case: Case) -> None:
-    check_every_point(case, 2000)
+    check_every_point(Checker(case), 2000)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases_with_longs(max_requests=60))
+def test_invariants_hold_with_longs_on_many_cases(case: Case) -> None:
+    check_every_point(GroupChecker(case), 4000)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from pecgym.engine import EngineSettings, Simulator
+from pecgym.engine.state import OPEN
 from pecgym.errors import EngineError
 from pecgym.policies import load_policy
 from pecgym.workload import ClosedLoop, Trace
@@ -344,7 +345,7 @@ def test_an_evicted_prompt_counts_as_queued_again() -> None:
     assert simulator.state.replicas.queued_tokens[0] == 0
     simulator.run(until_s=800e-12)
     assert simulator.state.replicas.queued_tokens[0] == 11
-    assert simulator.state.load[0] == (11 << 24) + 2
+    assert simulator.state.loads[OPEN, 0] == (11 << 24) + 2
 
 
 def closed_loop(n: int, users: int, think_ps: int, stagger_ps: int) -> Any:

@@ -129,6 +129,10 @@ def test_every_policy_serves_everybody(name: str, engine: str) -> None:
         with pytest.raises(SpecError, match="nobody is displaced from a static batch"):
             make_cluster(policy=name, workload=Trace([0.0], [1], [1]), engine=engine)
         return
+    if engine == "static" and load_policy(name).rules.decode_replicas:
+        with pytest.raises(EngineError, match=r"static batches are not disaggregated.*long\.decode_replicas=0"):
+            make_cluster(policy=name, workload=Trace([0.0], [1], [1]), engine=engine)
+        return
     n = 300
     trace = Trace(np.arange(n) * 0.01, 1 + np.arange(n) * 37 % 2000, 1 + np.arange(n) * 11 % 90)
     log = make_cluster(policy=name, workload=trace, engine=engine).run()
@@ -180,7 +184,7 @@ def test_an_object_policy_takes_the_decisions_of_a_cluster() -> None:
 
 
 def test_a_compiled_policy_that_names_no_replica_is_an_error() -> None:
-    with pytest.raises(EngineError, match=r"outside 0\.\.2"):
+    with pytest.raises(EngineError, match=r"cannot be done: a short goes to a replica 0\.\.2"):
         serve(NOWHERE, [0], [1], [1])
 
 

@@ -1,0 +1,219 @@
+"""Changes of one rule each, which the engine's tests must notice; see mutation_check.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One change of one line. `before` must occur exactly once in `file`, which is relative to pecgym/engine."""
+
+    name: str
+    file: str
+    before: str
+    after: str
+
+
+MUTATIONS = (
+    Mutation("jump-one-step-too-far", "memory.py", "        if left < 0:\n", "        if left < -1:\n"),
+    Mutation(
+        "jump-ignores-partial-blocks",
+        "memory.py",
+        "if replica.n_decodes * ((wanted + block - 1) // block) <= free:",
+        "if replica.n_decodes * (wanted // block) <= free:",
+    ),
+    Mutation(
+        "growth-phase-sign",
+        "memory.py",
+        "        grown += state.phases[r, (-step) % block]\n",
+        "        grown += state.phases[r, step % block]\n",
+    ),
+    Mutation(
+        "peak-one-token-more",
+        "memory.py",
+        "        return request.input_tokens + request.output_tokens - 1\n",
+        "        return request.input_tokens + request.output_tokens\n",
+    ),
+    Mutation(
+        "history-forgets-the-prompt",
+        "memory.py",
+        "            return max(request.prompt_tokens, past[1] // past[0])\n",
+        "            return past[1] // past[0]\n",
+    ),
+    Mutation(
+        "swapped-in-without-its-next-token",
+        "memory.py",
+        "        held = request.computed_tokens + 1\n",
+        "        held = request.computed_tokens\n",
+    ),
+    Mutation(
+        "no-watermark",
+        "memory.py",
+        "    return reserved_now(state, r, steps_ahead) + need + settings.watermark_blocks <= settings.capacity_blocks",
+        "    return reserved_now(state, r, steps_ahead) + need <= settings.capacity_blocks",
+    ),
+    Mutation("cut-run-one-later", "iteration.py", "if done == 0 or run_ps(replica, done) < elapsed:", "if True:"),
+    Mutation(
+        "cut-run-never",
+        "cluster.py",
+        "    elif replica.queue == slot or state.settings[0].queue_order != ORDER_FCFS:\n",
+        "    elif state.settings[0].queue_order != ORDER_FCFS:\n",
+    ),
+    Mutation(
+        "inverse-not-corrected",
+        "iteration.py",
+        "    while run_ps(replica, k) > elapsed_ps:\n        k -= 1\n",
+        "",
+    ),
+    Mutation("steady-ignored", "iteration.py", "replica.with_prefills == 0 and steady:", "replica.with_prefills == 0:"),
+    Mutation(
+        "attention-rounded-up",
+        "iteration.py",
+        "time += (pairs * costs.attention_ps_per_1024_pairs) >> 10",
+        "time += (pairs * costs.attention_ps_per_1024_pairs + 1023) >> 10",
+    ),
+    Mutation(
+        "victim-tie-to-the-oldest",
+        "batch.py",
+        "(rank == best_rank and request.admission > best_admission)",
+        "(rank == best_rank and request.admission < best_admission)",
+    ),
+    Mutation(
+        "displaced-tie-to-the-oldest",
+        "batch.py",
+        "key == worst_key and request.admission > worst_admission",
+        "key == worst_key and request.admission < worst_admission",
+    ),
+    Mutation(
+        "eviction-forgets-the-output",
+        "residents.py",
+        "            request.prompt_tokens = request.input_tokens + request.emitted_tokens\n",
+        "            request.prompt_tokens = request.input_tokens\n",
+    ),
+    Mutation(
+        "evicted-to-the-back-of-the-queue",
+        "residents.py",
+        "enqueue(state, r, slot, -1, -cluster.eviction_sequence)",
+        "enqueue(state, r, slot, 1, cluster.eviction_sequence)",
+    ),
+    Mutation(
+        "load-stale-after-a-prefill",
+        "batch.py",
+        "            replica.queued_tokens -= chunk\n            note_load(state, r)\n",
+        "            replica.queued_tokens -= chunk\n",
+    ),
+    Mutation(
+        "swapped-head-overtaken",
+        "batch.py",
+        "        if chunk == 0 or head.swapped != 0 or not fits(state, r, replica.queue, decode_steps):\n",
+        "        if chunk == 0 or not fits(state, r, replica.queue, decode_steps):\n",
+    ),
+    Mutation(
+        "swap-in-takes-no-time",
+        "residents.py",
+        "    if request.swapped == SWAPPED:\n        replica.swapped_tokens += request.computed_tokens\n",
+        "",
+    ),
+    Mutation(
+        "static-not-padded",
+        "batch.py",
+        "        member.leave_tokens = longest\n",
+        "        member.leave_tokens = member.output_tokens\n",
+    ),
+    Mutation(
+        "users-do-not-think",
+        "arrivals.py",
+        "        slot = take_row(state, cluster.now_ps + cluster.think_ps)\n",
+        "        slot = take_row(state, cluster.now_ps)\n",
+    ),
+    Mutation(
+        "policy-blind-to-prefills",
+        "batch.py",
+        "            note_load(state, r)\n            cluster.changed = 1\n",
+        "            note_load(state, r)\n",
+    ),
+    Mutation(
+        "tournament-tie-to-the-last",
+        "tournament.py",
+        "        if keys[right] < keys[left]:\n",
+        "        if keys[right] <= keys[left]:\n",
+    ),
+    # Long requests, links and roles.
+    Mutation(
+        "operator-boundary-one-later",
+        "groups.py",
+        "boundary = (done + group.operator_ps - 1) // group.operator_ps * group.operator_ps",
+        "boundary = (done // group.operator_ps + 1) * group.operator_ps",
+    ),
+    Mutation(
+        "last-operator-interrupted",
+        "groups.py",
+        "        if boundary < group.work_ps:\n",
+        "        boundary = min(boundary, group.work_ps)\n        if True:\n",
+    ),
+    Mutation("work-lost-on-suspension", "groups.py", "            group.done_ps = boundary\n", ""),
+    Mutation(
+        "decode-stopped-in-vain",
+        "groups.py",
+        "    runs_beside = preempt and fits(state, r, state.replicas[r].queue, 1)\n",
+        "    runs_beside = preempt\n",
+    ),
+    Mutation("newcomer-does-not-cut-a-long-decode", "groups.py", "        cut_run(state, lead)\n", ""),
+    Mutation(
+        "share-held-by-the-lead-only",
+        "groups.py",
+        "        replica.used_blocks += group.share_blocks\n        r = replica.next_member\n",
+        "        replica.used_blocks += group.share_blocks\n        r = NONE\n",
+    ),
+    Mutation(
+        "resumed-while-a-member-runs",
+        "groups.py",
+        "        if replica.status == RUNNING or replica.used_blocks + needed >",
+        "        if (replica.status == RUNNING and r == lead) or replica.used_blocks + needed >",
+    ),
+    Mutation(
+        "switch-counts-as-busy",
+        "groups.py",
+        "        _end_segment(state, lead, group.stop_ps, SLICE_LONG_PREFILL)\n",
+        "        _end_segment(state, lead, state.cluster[0].now_ps, SLICE_LONG_PREFILL)\n",
+    ),
+    Mutation("swap-in-every-step-of-a-long", "groups.py", " or replica.evictions > evictions_before:\n", ":\n"),
+    Mutation("last-member-decides-the-step", "groups.py", "slowest = max(slowest, time)", "slowest = time"),
+    Mutation("group-grows-over-the-first-node", "groups.py", "    node = home\n", "    node = 0\n"),
+    Mutation(
+        "colocation-cap-ignored",
+        "batch.py",
+        "        budget = min(budget, settings.colocation_tokens)\n",
+        "",
+    ),
+    Mutation(
+        "new-head-of-a-queue-unnoticed", "cluster.py", "elif replica.queue == slot or", "elif replica.n_waiting == 1 or"
+    ),
+    Mutation("pushes-do-not-contend", "links.py", "link.free_ps = begin + duration", "link.free_ps = begin"),
+    Mutation("push-begins-at-the-end", "links.py", "begin = max(replica.started_ps,", "begin = max(cluster.now_ps,"),
+    Mutation(
+        "push-holds-nothing",
+        "links.py",
+        "    replica.held_blocks += blocks_of(settings, request.prompt_tokens)\n",
+        "    replica.used_blocks -= blocks_of(settings, request.prompt_tokens)\n",
+    ),
+    Mutation(
+        "drain-skipped",
+        "roles.py",
+        "    if replica.n_requests == 0 and replica.incoming == 0 and replica.n_pushing == 0 and replica",
+        "    if replica",
+    ),
+    Mutation(
+        "drain-forgets-who-is-on-the-way",
+        "roles.py",
+        "    if replica.n_requests == 0 and replica.incoming == 0 and replica.n_pushing == 0 and replica",
+        "    if replica.n_requests == 0 and replica",
+    ),
+    Mutation(
+        "short-not-asked-again-after-a-start",
+        "cluster.py",
+        "                return BAD_ACTION\n            cluster.shorts_wait = 0\n",
+        "                return BAD_ACTION\n",
+    ),
+)
