@@ -6,18 +6,20 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # By a path entry: the package is then found from every folder, also from beside the checkout.
 EDITABLE := --config-settings editable_mode=compat
 
-.PHONY: demo test test-slow lint types bench docs clean
+.PHONY: demo test test-slow test-browser lint types bench docs clean
 
-demo: $(VENV)/.base  ## evaluate the reference policies on the embedded Azure-like hour
-	$(BIN)/python scripts/evaluate.py out=results/demo
-	$(BIN)/python scripts/evaluate.py scenario=steady scenario.load=0.9 out=results/demo-steady
+demo: $(VENV)/.base  ## evaluate PecSched, its rivals and ablations on the embedded Azure-like hour; writes the report
+	$(BIN)/python scripts/evaluate.py --config-name demo
 
 test: $(VENV)/.dev lint types  ## everything that must hold, in a few minutes
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not browser"
 
 test-slow: $(VENV)/.dev  ## the long checks: many random cases, long simulations, mutations
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python scripts/mutation_check.py
+
+test-browser: $(VENV)/.dev  ## the report in headless Chromium; skipped where there is none
+	$(BIN)/python -m pytest -m browser tests/browser
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
