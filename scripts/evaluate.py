@@ -1,6 +1,7 @@
 """The main job: policies x workloads x seeds, in parallel processes, to a table, per-request Parquet and summaries.
 
     python scripts/evaluate.py policies=[fifo,jsq_tokens] seeds=[0,1] workload.path=my_trace.csv out=results/mine
+    python scripts/evaluate.py --config-name paper    # PecSched's tables, as docs/pecsched.md
 
 docs/evaluate.md lists the keys. A run that was interrupted continues where it stopped when it is started again.
 """
@@ -8,6 +9,7 @@ docs/evaluate.md lists the keys. A run that was interrupted continues where it s
 from __future__ import annotations
 
 import re
+import shlex
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -24,7 +26,14 @@ from rich.text import Text
 
 from pecgym.analysis import results_table
 from pecgym.errors import PecGymError
-from pecgym.evaluation import EngineConfig, EvaluationPlan, ScenarioConfig, WorkloadConfig, evaluate
+from pecgym.evaluation import EngineConfig, EvaluationPlan, LongConfig, ScenarioConfig, WorkloadConfig, evaluate
+from pecgym.evaluation.paper import PaperConfig, reproduce, write_page
+
+SHORT_POLICIES = ("fifo", "round_robin", "random", "power_of_two", "jsq_requests", "jsq_tokens", "sjf", "srpt")
+LONG_POLICIES = (
+    *("fifo", "reservation", "priority"),
+    *("pecsched", "pecsched/PE", "pecsched/Dis", "pecsched/CoL", "pecsched/FSP"),
+)
 
 
 @dataclass
@@ -38,13 +47,14 @@ class NameConfig:
 class EvaluateConfig:
     """The keys of scripts/evaluate.py; any other key is an error."""
 
-    policies: list[str] = field(default_factory=list)
+    policies: list[str] | None = None
     model: NameConfig = field(default_factory=NameConfig)
     cluster: NameConfig = field(default_factory=NameConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     workloads: list[str] | None = None
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
+    long: LongConfig = field(default_factory=LongConfig)
     seeds: list[int] = field(default_factory=lambda: [0])
     profile: str | None = None
     tp: int | None = None
@@ -53,6 +63,10 @@ class EvaluateConfig:
     until_s: float | None = None
     requests: bool = True
     fresh: bool = False
+    record: bool = False
+    report: bool = False
+    trace: str | None = None
+    paper: PaperConfig | None = None
 
 
 store = ConfigStore.instance()
@@ -74,20 +88,35 @@ def main(config: EvaluateConfig) -> None:
     if job.mode == RunMode.MULTIRUN:
         out /= re.sub("[^A-Za-z0-9_.,=-]", "_", job.job.override_dirname) or str(job.job.num)
     plan = EvaluationPlan(
-        policies=tuple(values.policies),
+        policies=tuple(_default_policies(values) if values.policies is None else values.policies),
         model=values.model.name,
         cluster=values.cluster.name,
         engine=values.engine,
         workload=values.workload,
         workloads=None if values.workloads is None else tuple(values.workloads),
         scenario=values.scenario,
+        long=values.long,
         seeds=tuple(values.seeds),
         profile=values.profile,
         tp=values.tp,
         until_s=values.until_s,
     )
+    command = " ".join(["python", "scripts/evaluate.py", *(shlex.quote(argument) for argument in sys.argv[1:])])
     try:
-        result = evaluate(plan, out, workers=values.workers, keep_requests=values.requests, fresh=values.fresh)
+        if values.paper is not None:
+            _reproduce(plan, values, out, command, console)
+            return
+        result = evaluate(
+            plan,
+            out,
+            workers=values.workers,
+            keep_requests=values.requests,
+            fresh=values.fresh,
+            record=values.record,
+            report=values.report,
+            trace=values.trace,
+            command=command,
+        )
     except PecGymError as error:
         _fail(str(error))
     except OSError as error:
@@ -103,6 +132,27 @@ def main(config: EvaluateConfig) -> None:
     console.print(result.where(), highlight=False, soft_wrap=True)
 
 
+def _default_policies(values: EvaluateConfig) -> tuple[str, ...]:
+    """What is compared if nothing else is asked for: the policies for what arrives."""
+    has_longs = values.scenario.applied_to(values.workload).long_context != "none"
+    return LONG_POLICIES if has_longs else SHORT_POLICIES
+
+
+def _reproduce(plan: EvaluationPlan, values: EvaluateConfig, out: Path, command: str, console: Console) -> None:
+    """PecSched's tables."""
+    assert values.paper is not None
+    unused = {"requests": values.requests, "record": values.record, "trace": values.trace is not None}
+    if any(unused.values()):
+        names = ", ".join(name for name, given in unused.items() if given)
+        raise PecGymError(f"{names}: the reproduction keeps the metrics of its runs only; leave them off")
+    found = reproduce(
+        plan, values.paper, out, workers=values.workers, fresh=values.fresh, report=values.report, command=command
+    )
+    write_page(found, Path(values.paper.page), command)
+    files = ", ".join(map(str, [values.paper.page, *found.files]))
+    console.print(f"written: {files}", highlight=False, soft_wrap=True)
+
+
 def _fail(message: str) -> NoReturn:
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "red"), message), highlight=False)
     sys.exit(2)
@@ -112,6 +162,13 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _trace_as_key(arguments: list[str]) -> list[str]:
+    """`--trace FILE`, as other tools spell it, becomes the key `trace`."""
+    joined = re.sub("(^|\n)--trace[\n=]([^\n]+)", r'\1trace="\2"', "\n".join(arguments))
+    return joined.split("\n")
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.argv[1:] = _trace_as_key(sys.argv[1:]) if len(sys.argv) > 1 else []
     main()

@@ -1,6 +1,16 @@
 """Evaluations of many policies, workloads and seeds: the main job."""
 
-from pecgym.evaluation.plan import EngineConfig, EvaluationPlan, Job, ScenarioConfig, WorkloadConfig
+from pecgym.evaluation.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.evaluation.plan import EvaluationPlan, Job
 from pecgym.evaluation.run import Evaluation, evaluate
 
-__all__ = ["EngineConfig", "Evaluation", "EvaluationPlan", "Job", "ScenarioConfig", "WorkloadConfig", "evaluate"]
+__all__ = [
+    "EngineConfig",
+    "Evaluation",
+    "EvaluationPlan",
+    "Job",
+    "LongConfig",
+    "ScenarioConfig",
+    "WorkloadConfig",
+    "evaluate",
+]

@@ -8,13 +8,14 @@ import math
 import os
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -24,69 +25,103 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pecgym.engine.simulator import warm_up
 from pecgym.errors import EngineError, PecGymError, SpecError
+from pecgym.evaluation.pictures import write_pictures
 from pecgym.evaluation.plan import EvaluationPlan, Job
 
-OUTPUTS = ("summary.json", "table.csv", "requests.parquet")
+OUTPUTS = ("summary.json", "table.csv", "requests.parquet", "report.html")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation gave, and where it is."""
+    """What an evaluation gave, and the files that it wrote."""
 
     rows: list[dict[str, Any]]
-    out: Path
-    has_requests: bool
+    files: list[Path]
 
     def where(self) -> str:
         """One line that says which files there are."""
-        names = ["summary.json", "table.csv"] + (["requests.parquet"] if self.has_requests else [])
-        return "written: " + ", ".join(str(self.out / name) for name in names)
+        return "written: " + ", ".join(map(str, self.files))
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What is kept of every run beside its row of metrics: every request, and the timeline of every replica."""
+
+    requests: bool = True
+    timelines: bool = False
+
+    def files(self, runs: Path, job: Job) -> list[Path]:
+        """The files of a run."""
+        key = job.key()
+        kept = [runs / f"{key}.json"]
+        kept += [runs / f"{key}.parquet"] if self.requests else []
+        return kept + ([runs / f"{key}.timeline.parquet"] if self.timelines else [])
+
+    def is_done(self, runs: Path, job: Job) -> bool:
+        """Whether all of them are there."""
+        return all(path.exists() for path in self.files(runs, job))
 
 
 def evaluate(
-    plan: EvaluationPlan, out: Path, *, workers: int | None = None, keep_requests: bool = True, fresh: bool = False
+    plan: EvaluationPlan,
+    out: Path,
+    *,
+    workers: int | None = None,
+    keep_requests: bool = True,
+    fresh: bool = False,
+    record: bool = False,
+    report: bool = False,
+    trace: str | None = None,
+    command: str | None = None,
 ) -> Evaluation:
     """Runs a plan and writes `summary.json`, `table.csv` and `requests.parquet` into `out`.
 
     Each run is kept in `out/runs` as it ends; a run that is there already is not done again unless `fresh`. workers:
-    processes, None: one per core. keep_requests: whether to write every request (a row each).
+    processes, None: one per core. keep_requests: whether to write every request (a row each). record: whether to keep
+    every run's timeline too. report: whether to write `report.html`; command: what it says was run. trace: the path of
+    a Chrome trace of the first run, or, with "{policy}" in it, one of each policy.
 
     Raises:
         PecGymError: the plan names something that does not exist, or a run cannot be done.
         KeyboardInterrupt: interrupted; the files hold what was done.
     """
     choices = plan.check()
-    if workers is not None and workers < 1:
-        raise SpecError(f"workers={workers}: must be 1 or more")
     jobs = plan.jobs()
     runs = out / "runs"
-    runs.mkdir(parents=True, exist_ok=True)
+    keep = Keep(keep_requests, record)
+    runner = Runner(runs, keep, workers=workers, total=len(jobs), fresh=fresh)
     for name in OUTPUTS:
         (out / name).unlink(missing_ok=True)
-    todo = [job for job in jobs if fresh or not _done(runs, job, keep_requests)]
+    files: list[Path] = []
+    rows: list[dict[str, Any]] = []
     try:
-        if todo:
-            warm_up(choices)
-            _run_all(todo, runs, workers or os.cpu_count() or 1, keep_requests)
+        warm_up(choices if runner.todo(jobs) else ())
+        with runner:
+            runner.run(jobs)
     finally:
-        kept = [job for job in jobs if _done(runs, job, keep_requests)]
-        rows = [json.loads((runs / f"{job.key()}.json").read_text()) for job in kept]
+        kept = [job for job in jobs if keep.is_done(runs, job)]
+        rows = [read_row(runs, job) for job in kept]
         if len(kept) < len(jobs):
             Console(stderr=True).print(f"{len(kept)} of {len(jobs)} runs are done and in the summary", highlight=False)
         if rows:
-            _write_summary(rows, out)
+            files += write_summary(rows, out)
             if keep_requests:
                 _join_requests([runs / f"{job.key()}.parquet" for job in kept], out / "requests.parquet")
-    return Evaluation(rows, out, keep_requests)
+                files.append(out / "requests.parquet")
+    timelines = [runs / f"{job.key()}.timeline.parquet" for job in jobs] if record else []
+    files += write_pictures(
+        plan, rows, out, keep_requests=keep_requests, timelines=timelines, report=report, trace=trace, command=command
+    )
+    return Evaluation(rows, files)
 
 
-def run_job(job: Job, runs: Path, keep_requests: bool) -> None:
-    """Does one run and leaves its files in `runs`; a run that was interrupted leaves none.
+def run_job(job: Job, runs: Path, keep: Keep, key: str) -> None:
+    """Does one run and leaves its files in `runs` under its key; a run that was interrupted leaves none.
 
     Raises PecGymError, also for an exception in a user's policy, which it names with the place.
     """
     try:
-        log = job.make().run(math.inf if job.plan.until_s is None else job.plan.until_s)
+        log = job.make(keep.timelines).run(math.inf if job.plan.until_s is None else job.plan.until_s)
     except PecGymError:
         raise
     except Exception as error:
@@ -96,49 +131,91 @@ def run_job(job: Job, runs: Path, keep_requests: bool) -> None:
             f"({place.filename}, line {place.lineno})"
         ) from error
     row = log.metrics() | {"digest": log.digest()}
-    if keep_requests:
-        labels = {key: row[key] for key in ("policy", "workload", "scenario", "seed")}
-        with _replacing(runs / f"{job.key()}.parquet") as path:
+    labels = {key: row[key] for key in ("policy", "workload", "scenario", "seed")}
+    if log.timeline is not None:
+        with _replacing(runs / f"{key}.timeline.parquet") as path:
+            log.timeline.save(path, **labels)
+    if keep.requests:
+        with _replacing(runs / f"{key}.parquet") as path:
             log.write_parquet(path, **labels)
-    with _replacing(runs / f"{job.key()}.json") as path:
+    with _replacing(runs / f"{key}.json") as path:
         path.write_text(json.dumps(row, indent=1))
 
 
-def _run_all(jobs: list[Job], runs: Path, workers: int, keep_requests: bool) -> None:
-    workers = min(len(jobs), workers)
-    progress = Progress(
-        TextColumn("evaluating"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("runs,"),
-        TimeElapsedColumn(),
-        TextColumn("gone,"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    with progress:
-        task = progress.add_task("runs", total=len(jobs))
-        if workers == 1:
-            for job in jobs:
-                run_job(job, runs, keep_requests)
-                progress.advance(task)
+def read_row(runs: Path, job: Job) -> dict[str, Any]:
+    """The metrics of a run that was done."""
+    row: dict[str, Any] = json.loads((runs / f"{job.key()}.json").read_text())
+    return row
+
+
+class Runner:
+    """Does jobs in parallel processes, shows how far it is, and keeps each run in `runs` as it ends.
+
+    A context; it may be given jobs several times. workers: processes, None: one per core. total: how many jobs it will
+    be given. fresh: whether to do again what is there.
+    """
+
+    def __init__(self, runs: Path, keep: Keep, *, total: int, workers: int | None = None, fresh: bool = False) -> None:
+        if workers is not None and workers < 1:
+            raise SpecError(f"workers={workers}: must be 1 or more")
+        self.runs, self.keep, self.fresh = runs, keep, fresh
+        self._workers = min(total, workers or os.cpu_count() or 1)
+        self._pool: ProcessPoolExecutor | None = None
+        self._progress = Progress(
+            TextColumn("evaluating"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("runs,"),
+            TimeElapsedColumn(),
+            TextColumn("gone,"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = self._progress.add_task("runs", total=total)
+        runs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Runner:
+        self._progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._progress.stop()
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def todo(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that are not there yet."""
+        return [job for job in jobs if self.fresh or not self.keep.is_done(self.runs, job)]
+
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Does the jobs that are not there yet. Raises PecGymError for a run that cannot be done."""
+        todo = self.todo(jobs)
+        self._progress.advance(self._task, len(jobs) - len(todo))
+        if self._workers == 1 or not todo:
+            for job in todo:
+                run_job(job, self.runs, self.keep, job.key())
+                self._progress.advance(self._task)
             return
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
-            futures = [pool.submit(run_job, job, runs, keep_requests) for job in jobs]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    progress.advance(task)
-            except BaseException as error:
-                pool.shutdown(wait=True, cancel_futures=True)
-                if isinstance(error, BrokenProcessPool):
-                    raise EngineError(
-                        "a worker process died, most likely for want of memory; what had ended is kept: the same "
-                        "command with workers=1 continues"
-                    ) from error
-                raise
+        if self._pool is None:
+            context = get_context("spawn")
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_end_with_parent)
+        futures = [self._pool.submit(run_job, job, self.runs, self.keep, job.key()) for job in todo]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                self._progress.advance(self._task)
+        except BrokenProcessPool as error:
+            raise EngineError(
+                "a worker process died, most likely for want of memory; what had ended is kept: the same command with "
+                "workers=1 continues"
+            ) from error
+
+    def rows(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """The metrics of the jobs, which are done first."""
+        self.run(jobs)
+        return [read_row(self.runs, job) for job in jobs]
 
 
 def _end_with_parent() -> None:
@@ -153,18 +230,15 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _done(runs: Path, job: Job, keep_requests: bool) -> bool:
-    key = job.key()
-    return (runs / f"{key}.json").exists() and (not keep_requests or (runs / f"{key}.parquet").exists())
-
-
-def _write_summary(rows: list[dict[str, Any]], out: Path) -> None:
+def write_summary(rows: list[dict[str, Any]], out: Path) -> list[Path]:
+    """Writes `summary.json` and `table.csv` with a row per run; returns their paths."""
     with _replacing(out / "summary.json") as path:
         path.write_text(json.dumps(rows, indent=1))
     with _replacing(out / "table.csv") as path, path.open("w", newline="") as file:
         writer = csv.DictWriter(file, [key for key in rows[0] if key != "notes"], extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
+    return [out / "summary.json", out / "table.csv"]
 
 
 def _join_requests(parts: list[Path], target: Path) -> None:

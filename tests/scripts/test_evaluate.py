@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import signal
@@ -96,6 +97,17 @@ def test_a_real_file_by_path(tmp_path: Path) -> None:
         (["engine.chunks=1"], "engine.chunks"),
         (["scenario.load=0.5"], "native takes no load"),
         (["cluster=a100_x1"], "does not fit a node"),
+        (["long.sp_strategie=ring"], "sp_strategie"),
+        (["long.sp_strategy=rings"], "choose one of ring"),
+        (["long.decode_replicas=1", "policies=[reservation]"], "cannot be combined"),
+        (["workload.long_context=papre"], "choose one of none, paper, linear, rank"),
+        (["workload.long_percentile=90"], "of long_context=paper or rank"),
+        (["scenario=steady", "scenario.arrival_scale=2"], "steady sets the rate"),
+        (["model=paper"], "no model named"),
+        (["--config-name=paper", "scenario.arrival_scale=2"], "leave scenario"),
+        (["--config-name=paper", "model=llama-2-7b"], "the paper's are mistral-7b"),
+        (["--config-name=paper", "record=true"], "leave them off"),
+        (["--config-name=paper", "paper.scales=[1,0.5]"], "ascending"),
     ],
 )
 def test_mistakes_are_named_without_a_traceback(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -103,6 +115,30 @@ def test_mistakes_are_named_without_a_traceback(arguments: list[str], message: s
     assert done.returncode != 0
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_report_timelines_and_traces(tmp_path: Path) -> None:
+    done = run_script(
+        *("policies=[fifo,pecsched/Dis]", "seeds=[0,1]", "workload.duration_s=120", "scenario=paper", "record=true"),
+        *("report=true", f'trace="{tmp_path}/{{policy}}.json.gz"', f"out={tmp_path}/out"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "longs" in done.stdout
+    assert len(list((tmp_path / "out/runs").glob("*.timeline.parquet"))) == 4
+    page = (tmp_path / "out/report.html").read_text()
+    assert "policies=[fifo,pecsched/Dis]" in page
+    for name in ("fifo", "pecsched.Dis"):
+        trace = json.loads(gzip.decompress((tmp_path / f"{name}.json.gz").read_bytes()))
+        assert trace["traceEvents"]
+
+
+def test_policies_are_those_for_what_arrives(tmp_path: Path) -> None:
+    for arguments, expected in ((["scenario=paper"], "pecsched/FSP"), ([], "power_of_two")):
+        done = run_script("workload.duration_s=30", "requests=false", f"out={tmp_path}/{expected[0]}", *arguments)
+        assert done.returncode == 0, done.stderr
+        policies = {row["policy"] for row in json.loads((tmp_path / expected[0] / "summary.json").read_text())}
+        assert expected in policies
+        assert ("reservation" in policies) == bool(arguments)
 
 
 def test_what_was_done_is_not_done_again(tmp_path: Path) -> None:
@@ -121,10 +157,10 @@ def test_an_interruption_keeps_the_runs_that_ended(tmp_path: Path, monkeypatch: 
 
     run_job = evaluation.run_job
 
-    def interrupted(job, runs, keep_requests):
+    def interrupted(job, *rest):
         if job.policy == "random":
             raise KeyboardInterrupt
-        run_job(job, runs, keep_requests)
+        run_job(job, *rest)
 
     plan = EvaluationPlan(("fifo", "random"), workload=SMALL)
     monkeypatch.setattr(evaluation, "run_job", interrupted)

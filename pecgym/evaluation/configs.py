@@ -1,0 +1,203 @@
+"""The parts of an evaluation as configuration: engine, rules for longs, workload, scenario."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
+from pathlib import Path
+from typing import Any, Optional, get_type_hints
+
+from pecgym.engine import EngineSettings, LongRules, load_engine
+from pecgym.errors import SpecError
+from pecgym.units import HORIZON_S
+from pecgym.workload import REGISTRY, Trace, cached_trace, generate, load_trace, rewrite_long
+from pecgym.workload.generator import generator_names, is_generator_name
+
+LONG_CONTEXTS = {
+    "none": (),
+    "paper": ("long_low_tokens", "long_high_tokens", "long_percentile"),
+    "linear": ("long_low_tokens", "long_high_tokens"),
+    "rank": ("long_low_tokens", "long_high_tokens", "long_percentile"),
+}
+"""The long-context rewrites, and which options each of them takes."""
+
+
+def _changes_of(settings: type[Any], name: str) -> type[Any]:
+    """A dataclass of the same keys, each None: keep what is there."""
+    hints = get_type_hints(settings)
+    keys = [(f.name, Optional[hints[f.name]], field(default=None)) for f in fields(settings) if f.name != "name"]  # noqa: UP045 - OmegaConf reads it
+    return make_dataclass(name, keys)
+
+
+def _given(changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in asdict(changes).items() if key != "name" and value is not None}
+
+
+_EngineChanges = _changes_of(EngineSettings, "_EngineChanges")
+_LongChanges = _changes_of(LongRules, "_LongChanges")
+
+
+@dataclass
+class EngineConfig(_EngineChanges):  # type: ignore[misc, valid-type]
+    """An engine preset by name (or a .yaml by path), and what to change in it; None keeps the preset's value."""
+
+    name: str = "vllm"
+
+    def load(self) -> EngineSettings:
+        """The settings. Raises SpecError."""
+        return load_engine(self.name, **_given(self))
+
+
+@dataclass
+class LongConfig(_LongChanges):  # type: ignore[misc, valid-type]
+    """What to change in the rules for long requests of every policy (LongRules); None keeps the policy's value."""
+
+    def changes(self) -> dict[str, Any]:
+        """The rules that were given."""
+        return _given(self)
+
+
+@dataclass
+class WorkloadConfig:
+    """An embedded workload or public trace by name, or a trace file by path (path wins); then a part of it, or faster.
+
+    Attributes:
+        name: an embedded workload, several joined by "+", or a public trace that was fetched.
+        path: a trace file of any known format.
+        duration_s: embedded workload: its length; None: that of the trace it imitates.
+        arrivals: embedded workload: its arrival process; None: the workload's own.
+        start_s, stop_s: only the requests that arrive in this window.
+        speedup: factor on the arrival rate, by shrinking time.
+        on_empty: file: what to do with rows of zero tokens, "error", "one" or "drop" (docs/workloads.md).
+        sort: file: whether to sort rows that are out of order, in place of an error.
+        long_context: which inputs become long (docs/workloads.md), under the run's seed and before the window is cut
+            out: "none", "paper", "linear" or "rank"; None: "paper" in the scenario paper, else "none".
+        long_low_tokens, long_high_tokens, long_percentile: options of the rewrite; None: its own.
+        only_shorts: whether the longs are left out after the rewrite: what it would be without them.
+    """
+
+    name: str = "azure2023_conv"
+    path: str | None = None
+    duration_s: float | None = None
+    arrivals: str | None = None
+    start_s: float | None = None
+    stop_s: float | None = None
+    speedup: float = 1.0
+    on_empty: str | None = None
+    sort: bool = False
+    long_context: str | None = None
+    long_low_tokens: int | None = None
+    long_high_tokens: int | None = None
+    long_percentile: float | None = None
+    only_shorts: bool = False
+
+    @staticmethod
+    def of(name_or_path: str, like: WorkloadConfig) -> WorkloadConfig:
+        """The workload of that name or path, with the window, speedup and longs of another."""
+        if is_generator_name(name_or_path):
+            return replace(like, name=name_or_path, path=None)
+        known = {"name": name_or_path, "path": None} if name_or_path in REGISTRY else {"path": name_or_path}
+        return replace(like, **known, duration_s=None, arrivals=None)
+
+    def file(self) -> Path | None:
+        """The file that holds the workload, None for an embedded one."""
+        if self.path is not None:
+            return Path(self.path)
+        return cached_trace(self.name) if self.name in REGISTRY else None
+
+    def check(self) -> None:
+        """Raises SpecError for a name, path or option that cannot work, without reading the trace."""
+        embedded = self.path is None and is_generator_name(self.name)
+        if self.path is None and not embedded and self.name not in REGISTRY:
+            raise SpecError(
+                f"workload {self.name!r} does not exist; choose one of {', '.join(generator_names())}, a public trace "
+                f"({', '.join(REGISTRY)}), or give workload.path=FILE"
+            )
+        if self.path is not None and not Path(self.path).exists():
+            raise SpecError(f"workload {self.path}: no such file; embedded workloads: {', '.join(generator_names())}")
+        if embedded and (self.on_empty is not None or self.sort):
+            raise SpecError("workload.on_empty and .sort are for files; an embedded workload needs neither")
+        if not embedded and (self.duration_s is not None or self.arrivals is not None):
+            raise SpecError("workload.duration_s and .arrivals are for embedded workloads; use start_s and stop_s")
+        if self.duration_s is not None and not 0 < self.duration_s <= HORIZON_S:
+            raise SpecError(f"workload.duration_s={self.duration_s}: must be above 0, at most {HORIZON_S:.0f}")
+        if not (self.speedup > 0 and math.isfinite(self.speedup)):
+            raise SpecError(f"workload.speedup={self.speedup}: must be above 0")
+        self._check_longs()
+
+    def _check_longs(self) -> None:
+        chosen = self.long_context or "none"
+        if chosen not in LONG_CONTEXTS:
+            raise SpecError(f"workload.long_context={chosen!r}: choose one of {', '.join(LONG_CONTEXTS)}")
+        for key in LONG_CONTEXTS["paper"]:
+            if getattr(self, key) is not None and key not in LONG_CONTEXTS[chosen]:
+                takes = [name for name, options in LONG_CONTEXTS.items() if key in options]
+                raise SpecError(f"workload.{key} is of long_context={' or '.join(takes)}, not of {chosen}")
+
+    def load(self, seed: int) -> Trace:
+        """The trace under a seed; of a file, only the longs' lengths depend on it. Raises TraceError or SpecError."""
+        self.check()
+        if self.path is None and is_generator_name(self.name):
+            trace = generate(self.name, seed, self.duration_s, self.arrivals)
+        else:
+            options: dict[str, Any] = {} if self.on_empty is None else {"on_empty": self.on_empty}
+            options |= {"sort": True} if self.sort else {}
+            trace = load_trace(self.name if self.path is None else Path(self.path), **options)
+        chosen = self.long_context or "none"
+        if chosen != "none":
+            given = {key: getattr(self, key) for key in LONG_CONTEXTS[chosen] if getattr(self, key) is not None}
+            changes = {key.removeprefix("long_"): value for key, value in given.items()}
+            trace = rewrite_long(trace, chosen, seed=seed, **changes)  # type: ignore[arg-type]
+        if self.only_shorts:
+            trace = replace(trace.take(~trace.is_long), name=f"{trace.name} without longs")
+        if self.start_s is not None or self.stop_s is not None:
+            trace = trace.between(self.start_s or 0.0, math.inf if self.stop_s is None else self.stop_s)
+        if self.speedup != 1.0:
+            trace = trace.scale_rate(self.speedup)
+        if not len(trace):
+            raise SpecError(f"workload {trace.name!r}: no request arrives in the chosen window")
+        return trace
+
+    def label(self) -> str:
+        """What tables call it."""
+        return Path(self.path).stem if self.path is not None else self.name
+
+
+@dataclass
+class ScenarioConfig:
+    """The load.
+
+    Attributes:
+        name: "native": the workload at its own rate; "paper": the same, with PecSched's long requests unless the
+            workload says otherwise; "steady": at `load` times the simulated capacity.
+        load: of steady.
+        arrival_scale: of native and paper: factor on the arrival rate, by shrinking time.
+    """
+
+    name: str = "native"
+    load: float | None = None
+    arrival_scale: float = 1.0
+
+    def label(self) -> str:
+        """What tables call it."""
+        scaled = "" if self.arrival_scale == 1.0 else f"-x{self.arrival_scale:.4g}"
+        return self.name + scaled if self.load is None else f"{self.name}-{self.load:g}"
+
+    def check(self) -> None:
+        """Raises SpecError for a scenario that does not exist, or a value that does not belong to it."""
+        if self.name not in ("native", "paper", "steady"):
+            raise SpecError(f"scenario {self.name!r} does not exist; choose native, paper or steady")
+        if (self.name == "steady") != (self.load is not None):
+            raise SpecError(f"scenario {self.label()!r}: {self.name} takes no load, steady needs scenario.load")
+        if not (self.arrival_scale > 0 and math.isfinite(self.arrival_scale)):
+            raise SpecError(f"scenario.arrival_scale={self.arrival_scale}: must be above 0")
+        if self.name == "steady" and self.arrival_scale != 1.0:
+            raise SpecError("scenario.arrival_scale is of native and paper: steady sets the rate by scenario.load")
+
+    def applied_to(self, workload: WorkloadConfig) -> WorkloadConfig:
+        """The workload as this scenario has it: its longs and its rate, but for that of steady."""
+        return replace(
+            workload,
+            long_context=workload.long_context or ("paper" if self.name == "paper" else "none"),
+            speedup=workload.speedup * self.arrival_scale,
+        )
