@@ -81,12 +81,15 @@ class Cluster:
         self._wall_s += time.perf_counter() - started
         return self.log()
 
-    def run_stream(self, chunks: Iterator[Trace], sink: Callable[[Any], None]) -> float:
+    def run_stream(
+        self, chunks: Iterator[Trace], sink: Callable[[Any], None], *, longest_long_tokens: int = 0
+    ) -> float:
         """Runs a workload that is too large for memory in place of the cluster's own; returns the engine's seconds.
 
         chunks: consecutive parts of a trace, such as `pecgym.workload.stream_trace(path)`. sink: gets the rows of
         finished requests in parts, LOG_ROW[n] of pecgym.engine.state (times in picoseconds). Memory stays bounded as
-        long as the number of unfinished requests does.
+        long as the number of unfinished requests does. longest_long_tokens: of a stream with long requests, how long
+        their prompts may be.
         """
         if self.policy is None or self.policy.actor is not None:
             raise EngineError("a streamed workload needs a compiled policy")
@@ -102,7 +105,7 @@ class Cluster:
                     return
                 yield chunk
 
-        simulator = self._new_simulator()
+        simulator = self._new_simulator(longest_long_tokens)
         started = time.perf_counter()
         simulator.load_stream(timed(chunks), sink)
         simulator.run()
@@ -177,13 +180,13 @@ class Cluster:
             notes=(note,) if note else (),
         )
 
-    def _new_simulator(self) -> Simulator:
+    def _new_simulator(self, longest_long_tokens: int = 0) -> Simulator:
         stream = random_stream(self.seed, "policy")
         policy, engine = self.policy, self.engine
         setup: dict[str, Any] = {
             "rules": self.rules,
             "topology": self._topology(),
-            "group_costs": self._group_costs(),
+            "group_costs": self._group_costs(longest_long_tokens),
             "policy_stream": stream,
             "record": self.record,
         }
@@ -214,11 +217,11 @@ class Cluster:
             node_gb_per_s=self.spec.inter_node_gb_per_s,
         )
 
-    def _group_costs(self) -> GroupCosts | None:
-        longs = self.trace.input_tokens[self.trace.is_long]
-        if not len(longs):
+    def _group_costs(self, longest_long_tokens: int) -> GroupCosts | None:
+        longest = max(longest_long_tokens, int(self.trace.input_tokens[self.trace.is_long].max(initial=0)))
+        if longest == 0:
             return None
-        return group_costs(self.model, load_gpu(self.spec.gpu), self.spec, self.profile, int(longs.max()))
+        return group_costs(self.model, load_gpu(self.spec.gpu), self.spec, self.profile, longest)
 
 
 def _check_profile(profile: Profile, model: ModelSpec, spec: ClusterSpec) -> None:
@@ -233,6 +236,12 @@ def _check_profile(profile: Profile, model: ModelSpec, spec: ClusterSpec) -> Non
             f"profile {profile.name} has {profile.kv_bytes_per_token:,} KV bytes per token, model {model.name} "
             f"{model.kv_bytes_per_token:,}: a model of your own needs a name and a profile of its own"
         )
+
+
+def _rules_of(policy: Policy | None, tp: int, changes: Mapping[str, Any]) -> LongRules:
+    if policy is None:
+        return LongRules().with_changes(**changes)
+    return policy.rules_with(tp, **changes)
 
 
 def make_cluster(
@@ -294,6 +303,6 @@ def make_cluster(
         seed,
         scenario_label,
         arrival_scale,
-        (LongRules() if loaded is None else loaded.rules_for(profile.tp)).with_changes(**(rules or {})),
+        _rules_of(loaded, profile.tp, rules or {}),
         record,
     )

@@ -92,3 +92,15 @@ def _refuse_converted(raw: Any, loaded: Any, path: Path, where: str, error: type
         raise error(f"{path}: key {where!r} has the value {raw!r} where a number belongs; write it without quotes")
     elif isinstance(loaded, str) and not isinstance(raw, str):
         raise error(f"{path}: key {where!r} has the value {raw!r} where text belongs; put it in quotes")
+
+
+def check_types(settings: Any, prefix: str, error: type[PecGymError]) -> None:
+    """Raises `error` for a field of a dataclass whose value is not of its declared type; an int is a float too."""
+    hints = get_type_hints(type(settings))
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        kinds = get_args(hints[f.name]) or (hints[f.name],)
+        allowed = tuple(kinds) + ((int,) if float in kinds else ())
+        if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise error(f"{prefix}.{f.name}={value!r}: must be of type {names}")

@@ -2,8 +2,8 @@
 
 `NaiveCluster` gives the same times and per-request results, bit for bit, as the compiled engine. A rule of the model
 is written here first: what one replica does in this file, long requests, links and roles in naive_groups.py. Times are
-integer picoseconds. One point in time has four phases: iterations end (and pushed KV caches arrive), requests arrive,
-the policy decides, batches start.
+integer picoseconds. One point in time has five phases: iterations end and pushed KV caches arrive, requests arrive, the
+decode pool may change, the policy decides, batches start.
 """
 
 from __future__ import annotations
@@ -177,6 +177,8 @@ class NaiveCluster(Groups):
             times = [self.next_pool_change]
         if not times:
             return False
+        if min(times) <= self.next_pool_change < 2**62:
+            self.pool_changed = True
         self.now = min([*times, self.next_pool_change])
         for replica in self.replicas:
             if replica.iteration_end == self.now:
@@ -191,6 +193,12 @@ class NaiveCluster(Groups):
             self.arrive(self.arrivals.pop(0))
         if self.now == self.next_pool_change:
             self.change_pool()
+        self.decide_and_start()
+        while self.changed:  # a long has begun, which makes its members another class of replicas
+            self.decide_and_start()
+        return True
+
+    def decide_and_start(self) -> None:
         if self.changed:
             self.dispatch()
         self.changed = False
@@ -199,7 +207,6 @@ class NaiveCluster(Groups):
                 self.compose(replica)
         self.ready = []
         self.start_groups()
-        return True
 
     def arrive(self, request: Request) -> None:
         self.sequence += 1
@@ -289,6 +296,8 @@ class NaiveCluster(Groups):
         return held + sum(self.blocks(max(q.prompt, q.reserved)) for q in replica.prefills) + self.guests(replica)
 
     def tokens_to_reserve(self, replica: Replica, request: Request) -> int:
+        if request.decode_replica not in (-1, replica.index):
+            return request.prompt  # it does not grow here
         if self.settings.reservation == "peak":
             return request.input + request.output - 1
         if self.settings.reservation == "history":
@@ -301,7 +310,11 @@ class NaiveCluster(Groups):
         if not request.swapped and not request.from_push:
             return self.blocks(self.tokens_to_reserve(replica, request))
         held = request.computed + 1 if request.decoding else request.prompt
-        return self.blocks(max(held, request.reserved))
+        return self.blocks(max(held, self.tokens_to_set_aside_again(replica, request)))
+
+    def tokens_to_set_aside_again(self, replica: Replica, request: Request) -> int:
+        """For a request whose KV is in host memory: what it had here, or, pushed from elsewhere, what it gets here."""
+        return self.tokens_to_reserve(replica, request) if request.from_push else request.reserved
 
     def fits(self, replica: Replica, request: Request, extra: int) -> bool:
         """Whether a waiting request can become resident, with room for `extra` more tokens of every decode."""
@@ -442,7 +455,7 @@ class NaiveCluster(Groups):
         if not replica.waiting:
             return
         head = replica.waiting[0]
-        kept = Replica(-1)
+        kept = Replica(replica.index)
         kept.decodes = [q for q in replica.decodes if self.order_key(q) <= head.key[0]]
         kept.prefills = [q for q in replica.prefills if self.order_key(q) <= head.key[0]]
         kept.finished, kept.pushing, kept.group = replica.finished, replica.pushing, replica.group
@@ -469,7 +482,7 @@ class NaiveCluster(Groups):
 
     def resume(self, replica: Replica) -> None:
         request = replica.waiting.pop(0)
-        self.set_aside(replica, request, request.reserved)
+        self.set_aside(replica, request, self.tokens_to_set_aside_again(replica, request))
         (replica.decodes if request.decoding else replica.prefills).append(request)
         if request.swapped:
             replica.swapped_tokens += request.computed

@@ -78,6 +78,10 @@ class Groups:
             return "pool"
         if replica.group is None:
             return "open" if replica.role == "general" else "reserved"
+        if replica.role == "long":
+            return "closed"
+        if replica.group.phase in ("prefill_stalled", "prefill_suspended"):
+            return "suspended"
         return replica.group.phase.split("_")[0]
 
     # -- the life of a long -----------------------------------------------------------------------------------------
@@ -183,6 +187,7 @@ class Groups:
                 if not all(self.has_room_for_long(group, r) for r in group.members):
                     continue
                 group.request.start = self.now
+                self.changed = True
             if group.phase in ("gathering", "prefill_suspended"):
                 group.phase, group.started = "prefill", self.now
                 group.event = self.now + group.work - group.done
@@ -196,7 +201,7 @@ class Groups:
     def step_together(self: Any, group: Group) -> None:
         """One iteration of a sharded decode: every member reads its share and may run shorts beside it; the slowest
         decides, and the partial outputs are reduced."""
-        if group.suspend_wanted:
+        if group.suspend_wanted or self.somebody_preempts_decode(group):
             self.stall(group, self.now)
             return
         degree = len(group.members)
@@ -229,6 +234,11 @@ class Groups:
     def lone_decode(self: Any, iterations: int, context: int) -> int:
         """The time of that many decode iterations of a request that is alone on a replica."""
         return sum(self.profile.iteration_ps([], [context + i]) for i in range(iterations))
+
+    def somebody_preempts_decode(self: Any, group: Group) -> bool:
+        """Without colocation, a short that preempts and could run on a member stops the decode before it goes on."""
+        heads = [(r, r.waiting[0]) for r in group.members if r.waiting]
+        return not self.rules.colocation_tokens and any(q.preempts and self.fits(r, q, 1) for r, q in heads)
 
     # -- KV pushes --------------------------------------------------------------------------------------------------
 

@@ -87,10 +87,10 @@ def pecsched(cluster: NaiveCluster, request: Request) -> Any:
     beside_decode = least_loaded(cluster, "decode")
     if beside_decode != WAIT:
         return Placement(beside_decode, decode, preempt=cluster.rules.colocation_tokens == 0)
-    able = replicas_of(cluster, "gathering") + replicas_of(cluster, "prefill")
+    able = [(k, r) for k, name in enumerate(("gathering", "suspended", "prefill")) for r in replicas_of(cluster, name)]
     if not able:
         return WAIT
-    r = min(able, key=lambda r: (cluster.load(r), cluster.place_class(cluster.replicas[r]) != "gathering", r))
+    _, r = min(able, key=lambda kr: (cluster.load(kr[1]), kr))
     return Placement(r, decode, preempt=cluster.rules.preemption)
 
 
@@ -109,7 +109,8 @@ def when_free(cluster: NaiveCluster, request: Request, idle_only: bool = False) 
         return WAIT
     anchor = best_anchor(cluster, able, degree)
     per_node = cluster.topology.replicas_per_node
-    if idle_only and degree <= per_node and [r // per_node for r in able].count(anchor // per_node) < degree:
+    on_node = [r // per_node for r in able].count(anchor // per_node)
+    if idle_only and on_node < degree and (degree <= per_node or len(able) < len(replicas_of(cluster, place_class))):
         return WAIT
     return anchor, degree, STRATEGIES.index(cluster.rules.sp_strategy)
 

@@ -324,7 +324,7 @@ def group_costs(
     max_tokens: int,
     *,
     max_degree: int = 32,
-    max_nodes: int = 8,
+    max_nodes: int = 32,
     constants: ParallelConstants = DEFAULT_PARALLEL_CONSTANTS,
 ) -> GroupCosts:
     """The tables for prompts of up to `max_tokens`, and groups up to those sizes or as large as the cluster is.

@@ -77,7 +77,7 @@ def place(state: State, action: int) -> bool:
     settings = state.settings[0]
     r = action & _INDEX_MASK
     decode = ((action >> INDEX_BITS) & _INDEX_MASK) - 1
-    if action < 0 or r >= len(state.replicas) or decode >= len(state.replicas):
+    if action < 0 or action >> (2 * INDEX_BITS + 1) != 0 or r >= len(state.replicas) or decode >= len(state.replicas):
         return False
     replica = state.replicas[r]
     if replica.place_class == POOL or replica.place_class == RESERVED or replica.place_class == CLOSED:
@@ -197,6 +197,13 @@ def _dispatch(state: State, choose: Callable[[State, int], int], start: Callable
 
 
 @rule
+def _pool_may_help(state: State) -> bool:
+    """Whether somebody waits, nothing else is due, and the next decision about the pool may change something for it."""
+    cluster = state.cluster[0]
+    return cluster.next_pool_ps != NEVER_PS and cluster.pool_changed == 1 and cluster.n_queued + cluster.n_longs > 0
+
+
+@rule
 def _decide_pool(state: State, pool: Callable[[State, int], int]) -> int:
     """At its times, asks the policy for the number of decode replicas."""
     cluster = state.cluster[0]
@@ -236,8 +243,10 @@ def run(
             if arrival_ps == NEVER_PS and cluster.more_rows == 1:
                 return NEED_ROWS
             next_ps = min(event_ps, arrival_ps, next_push_ps(state))
-            if next_ps == NEVER_PS and (cluster.pool_changed == 0 or cluster.n_queued + cluster.n_longs == 0):
+            if next_ps == NEVER_PS and not _pool_may_help(state):
                 return DONE
+            if next_ps <= cluster.next_pool_ps:
+                cluster.pool_changed = 1
             next_ps = min(next_ps, cluster.next_pool_ps)
             if next_ps > HORIZON_PS:
                 return TOO_LATE
@@ -272,4 +281,5 @@ def run(
         if cluster.phase == PHASE_START:
             _end_runs(state)
             _start_batches(state)
-            cluster.phase = PHASE_NEXT
+            # Where a long has begun its members are another class of replicas: the policy is asked again.
+            cluster.phase = PHASE_NEXT if cluster.changed == 0 else PHASE_DISPATCH

@@ -217,6 +217,7 @@ def _stall(state: State, lead: int, stop_ps: int) -> None:
     group.stop_ps = stop_ps
     group.suspend_wanted = 0
     state.requests[group.slot].preemptions += 1
+    _classify_members(state, lead)
     end_ps = stop_ps + state.settings[0].switch_ps
     update_key(state.event_ps, state.event_tree, lead, min(end_ps, HORIZON_PS + 1))
 
@@ -361,6 +362,7 @@ def go_on(state: State, lead: int) -> None:
         return
     if group.phase == GROUP_GATHERING:
         _take_shares(state, lead)
+        state.cluster[0].changed = 1
     group.phase = PREFILL
     _classify_members(state, lead)
     now_ps = _serve(state, lead)
@@ -395,6 +397,20 @@ def _serve(state: State, lead: int) -> int:
     return now_ps
 
 
+@separate_rule
+def _somebody_preempts_decode(state: State, lead: int) -> bool:
+    """Without colocation, a short that preempts and could run on a member stops the decode before it goes on."""
+    if state.settings[0].colocation_tokens > 0:
+        return False
+    r = lead
+    while r != NONE:
+        replica = state.replicas[r]
+        if replica.queue != NONE and state.requests[replica.queue].preempts == 1 and fits(state, r, replica.queue, 1):
+            return True
+        r = replica.next_member
+    return False
+
+
 @rule
 def _step_together(state: State, lead: int) -> None:
     """The next iterations of a sharded decode: every member reads its share and may run shorts beside it, the slowest
@@ -403,7 +419,7 @@ def _step_together(state: State, lead: int) -> None:
     group = state.groups[lead]
     settings = state.settings[0]
     now_ps = _serve(state, lead)
-    if group.suspend_wanted == 1:
+    if group.suspend_wanted == 1 or _somebody_preempts_decode(state, lead):
         _stall(state, lead, now_ps)
         return
     request = state.requests[group.slot]

@@ -10,6 +10,7 @@ from pecgym.costs import Profile
 from pecgym.costs.strategies import STRATEGIES
 from pecgym.engine import state as layout
 from pecgym.errors import SpecError
+from pecgym.strict import check_types
 from pecgym.units import HORIZON_S, PS_PER_S, seconds_to_ps
 
 LONG_ORDERS = ("fcfs", "shortest")
@@ -54,6 +55,7 @@ class LongRules:
     pool_interval_s: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self, "long", SpecError)
         degree_known = self.sp_degree in (NODE, MEMORY) or (type(self.sp_degree) is int and self.sp_degree > 0)
         for key, holds, remedy in (
             ("sp_strategy", self.sp_strategy in STRATEGIES, f"choose one of {', '.join(STRATEGIES)}"),
@@ -130,6 +132,11 @@ class Topology:
     replica_gb_per_s: float = math.inf
     node_gb_per_s: float = math.inf
 
+    def __post_init__(self) -> None:
+        for key in ("replicas_per_node", "layers", "replica_gb_per_s", "node_gb_per_s"):
+            if not getattr(self, key) > 0:
+                raise SpecError(f"topology: {key}={getattr(self, key)}: must be above 0")
+
 
 def _is_count(value: float) -> bool:
-    return 0 <= value < 1 or (value >= 1 and value == int(value))
+    return 0 <= value < 1 or (1 <= value < 2**20 and value == int(value))

@@ -14,6 +14,8 @@ from typing import Any
 from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.state import (
     HISTORY_BUCKETS,
+    NONE,
+    PUSHED,
     RESERVE_HISTORY,
     RESERVE_PEAK,
     RESERVE_PROMPT,
@@ -103,6 +105,8 @@ def history_bucket(input_tokens: int) -> int:
 def tokens_to_reserve(state: State, r: int, request: Any) -> int:
     """KV tokens that admission sets aside for a request (INFERMAX, unified scheduling: reservation)."""
     settings = state.settings[0]
+    if request.decode_replica != NONE and request.decode_replica != r:
+        return request.prompt_tokens  # it does not grow here
     if settings.reservation == RESERVE_PEAK:
         return request.input_tokens + request.output_tokens - 1
     if settings.reservation == RESERVE_HISTORY:
@@ -110,6 +114,14 @@ def tokens_to_reserve(state: State, r: int, request: Any) -> int:
         if past[0] > 0:
             return max(request.prompt_tokens, past[1] // past[0])
     return request.prompt_tokens
+
+
+@rule
+def tokens_to_set_aside_again(state: State, r: int, request: Any) -> int:
+    """For a request whose KV waits in host memory: what it had here, or, pushed from elsewhere, what it gets here."""
+    if request.swapped == PUSHED:
+        return tokens_to_reserve(state, r, request)
+    return request.reserved_tokens
 
 
 @rule
@@ -121,7 +133,7 @@ def blocks_to_admit(state: State, r: int, request: Any) -> int:
     held = request.prompt_tokens
     if request.decoding == 1:
         held = request.computed_tokens + 1
-    return blocks_of(settings, max(held, request.reserved_tokens))
+    return blocks_of(settings, max(held, tokens_to_set_aside_again(state, r, request)))
 
 
 @separate_rule

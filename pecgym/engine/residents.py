@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from pecgym.engine.compiled import rule, separate_rule
-from pecgym.engine.memory import blocks_of, blocks_to_admit, history_bucket, steps_since_join, tokens_to_reserve
+from pecgym.engine.memory import (
+    blocks_of,
+    blocks_to_admit,
+    history_bucket,
+    steps_since_join,
+    tokens_to_reserve,
+    tokens_to_set_aside_again,
+)
 from pecgym.engine.queues import queue_pop, queue_push
 from pecgym.engine.state import (
     EVICT_SWAP,
@@ -205,8 +212,9 @@ def resume(state: State, r: int) -> None:
     replica = state.replicas[r]
     if request.swapped == SWAPPED:
         replica.swapped_tokens += request.computed_tokens
+    tokens = tokens_to_set_aside_again(state, r, request)
     request.swapped = 0
-    reserve(state, r, slot, request.reserved_tokens)
+    reserve(state, r, slot, tokens)
     if request.decoding == 1:
         replica.used_blocks += blocks_of(state.settings[0], request.computed_tokens)
         join_decodes(state, r, slot)

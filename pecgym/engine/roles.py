@@ -12,12 +12,16 @@ from pecgym.engine.state import (
     GATHERING_LONG,
     GENERAL,
     GROUP_GATHERING,
+    LONG_ROLE,
     NEVER_PS,
     NONE,
     OPEN,
     POOL,
+    PREFILL,
     PREFILLING_LONG,
     RESERVED,
+    SUSPENDED_LONG,
+    WAIT,
     State,
 )
 from pecgym.engine.tournament import update_key
@@ -33,10 +37,14 @@ def _class_of(state: State, r: int) -> int:
         return POOL
     if replica.lead == NONE:
         return OPEN if replica.role == GENERAL else RESERVED
+    if replica.role == LONG_ROLE:
+        return CLOSED
     phase = state.groups[replica.lead].phase
     if phase == GROUP_GATHERING:
         return GATHERING_LONG
-    return DECODING_LONG if phase >= DECODE else PREFILLING_LONG
+    if phase == PREFILL:
+        return PREFILLING_LONG
+    return DECODING_LONG if phase >= DECODE else SUSPENDED_LONG
 
 
 @separate_rule
@@ -104,7 +112,10 @@ def _change_least_loaded(state: State, place_class: int, role: int) -> bool:
 
 @separate_rule
 def change_pool(state: State, wanted: int) -> None:
-    """Replicas change their role until `wanted` decode, or are on their way to it; one at least stays general."""
+    """Replicas change their role until `wanted` decode (WAIT: no change), or are on their way to it; one at least stays
+    general."""
+    if wanted == WAIT:
+        return
     target = max(1, wanted)
     state.cluster[0].pool_changed = 0
     pool = _count_becoming(state, DECODE_ROLE)

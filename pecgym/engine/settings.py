@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from pecgym.costs import Profile
 from pecgym.engine import state as layout
 from pecgym.errors import SpecError
-from pecgym.strict import find_yaml, load_strict, packaged_names
+from pecgym.strict import check_types, find_yaml, load_strict, packaged_names
 from pecgym.units import HORIZON_S, PS_PER_S, seconds_to_ps
 
 _LARGEST = 2**40
@@ -86,8 +86,7 @@ class EngineSettings:
     kv_capacity_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            _check_type(f.name, getattr(self, f.name))
+        check_types(self, "engine", SpecError)
         for key, codes in _CODES.items():
             if getattr(self, key) not in codes:
                 raise SpecError(f"engine.{key}={getattr(self, key)!r}: choose one of {', '.join(codes)}")
@@ -181,12 +180,3 @@ def load_engine(name_or_path: str | Path, **changes: Any) -> EngineSettings:
     if settings.name == "custom":
         settings = replace(settings, name=path.stem)
     return settings.with_changes(**changes)
-
-
-def _check_type(key: str, value: Any) -> None:
-    hint = get_type_hints(EngineSettings)[key]
-    kinds = get_args(hint) or (hint,)
-    allowed = tuple(kinds) + ((int,) if float in kinds else ())
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
-        names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise SpecError(f"engine.{key}={value!r}: must be of type {names}")

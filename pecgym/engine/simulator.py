@@ -29,6 +29,7 @@ from pecgym.workload import ClosedLoop, Trace
 
 LOADS = {"none": layout.LOAD_NONE, "requests": layout.LOAD_REQUESTS, "queued_tokens": layout.LOAD_QUEUED_TOKENS}
 GLOBAL_ORDERS = {"fcfs": layout.ORDER_FCFS, "shortest": layout.ORDER_SHORTEST}
+_KINDS = {layout.PLACE_SHORT: "place", layout.START_LONG: "start", layout.SET_POOL: "pool"}
 _TOKEN_TABLE = 16384
 
 
@@ -43,7 +44,8 @@ class Decision:
         slot: row of the request in `state.requests`.
         row: number of the request in its workload.
         input_tokens: its prompt.
-        state: the simulator's state (pecgym.engine.state), to read and not to write.
+        state: the simulator's state (pecgym.engine.state), to read and not to write; only until the decision is
+            answered, then its arrays may be replaced by larger ones.
     """
 
     kind: str
@@ -151,6 +153,9 @@ class Simulator:
         needed for longs. policy_stream: the policy's own random numbers. record: whether the timeline is kept."""
         if n_replicas < 1:
             raise EngineError(f"a cluster needs at least 1 replica, got {n_replicas}")
+        for key, value, values in (("load", load, LOADS), ("global_order", global_order, GLOBAL_ORDERS)):
+            if value not in values:
+                raise EngineError(f"{key}={value!r}: choose one of {', '.join(values)}")
         self.settings = settings = settings.resolved(profile)
         self.profile = profile
         assert settings.block_tokens is not None
@@ -181,8 +186,8 @@ class Simulator:
         if group_costs is not None:
             self._set_group_costs(group_costs)
         self._set_roles(rules)
-        self._policy = tuple(compile_policy(function or ask_outside) for function in (choose, start, pool))
-        self._run = _compiled_run()
+        self._functions = (choose, start, pool)
+        self._compile()
         self._chunks: Iterator[Trace] = iter(())
         self._sink: Callable[[Any], None] | None = None
         self._decision_due = False
@@ -197,6 +202,21 @@ class Simulator:
     @state.setter
     def state(self, state: layout.State) -> None:
         self._state, self._table = state, table_of(state)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles, with a table of their own arrays. Not for a workload in chunks."""
+        if self._sink is not None:
+            raise EngineError("a simulator of a streamed workload cannot be copied: load it as one trace")
+        return {name: value for name, value in vars(self).items() if name not in ("_table", "_policy", "_run")}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        vars(self).update(kept)
+        self.state = self._state
+        self._compile()
+
+    def _compile(self) -> None:
+        self._policy = tuple(compile_policy(function or ask_outside) for function in self._functions)
+        self._run = _compiled_run()
 
     @property
     def _reference(self) -> Any:
@@ -257,11 +277,18 @@ class Simulator:
 
     def run(self, until_s: float = math.inf) -> bool:
         """Runs until everything is served, or to `until_s`; True if nothing is left to happen."""
-        return self._advance(until_s, -1) == layout.DONE
+        return self._undecided(self._advance(until_s, -1)) == layout.DONE
 
     def step(self) -> bool:
         """Runs one point in time; False if there was none."""
-        return self._advance(math.inf, 1) == layout.PAUSED
+        return self._undecided(self._advance(math.inf, 1)) == layout.PAUSED
+
+    def _undecided(self, status: int) -> int:
+        """The status, unless the run has come to a decision that nobody here can take."""
+        if status == layout.DECISION:
+            kind = _KINDS[int(self.state.cluster[0].asked)]
+            raise EngineError(f"a decision ({kind!r}) is due and the policy does not take it: use next_decision()")
+        return status
 
     def next_decision(self, until_s: float = math.inf) -> Decision | None:
         """Runs to the next decision that is left to the caller; None when there is none (or none before `until_s`)."""
@@ -269,12 +296,11 @@ class Simulator:
             return None
         cluster = self.state.cluster[0]
         self._decision_due = True
-        if cluster.asked == layout.SET_POOL:
-            return Decision("pool", self.now_s, layout.NONE, layout.NONE, 0, self.state)
-        is_short = cluster.asked == layout.PLACE_SHORT
-        slot = int(cluster.queue if is_short else cluster.longs)
+        kind = _KINDS[int(cluster.asked)]
+        if kind == "pool":
+            return Decision(kind, self.now_s, layout.NONE, layout.NONE, 0, self.state)
+        slot = int(cluster.queue if kind == "place" else cluster.longs)
         request = self.state.requests[slot]
-        kind = "place" if is_short else "start"
         return Decision(kind, self.now_s, slot, int(request.row), int(request.input_tokens), self.state)
 
     def apply(self, action: int) -> None:
@@ -286,11 +312,16 @@ class Simulator:
             action = operator.index(action)
         except TypeError:
             raise EngineError(f"the answer must be a replica's index or WAIT ({layout.WAIT}), got {action!r}") from None
-        simple = self.state.cluster[0].asked == layout.PLACE_SHORT and action < 1 << INDEX_BITS
-        if action < layout.WAIT or (simple and action >= len(self.state.replicas)):
-            raise EngineError(
-                f"action {action}: give a replica 0..{len(self.state.replicas) - 1}, or WAIT ({layout.WAIT})"
-            )
+        kind = _KINDS[int(self.state.cluster[0].asked)]
+        last = len(self.state.replicas) - 1
+        replica = action & ((1 << INDEX_BITS) - 1)
+        if action < layout.WAIT or action >= 1 << 62 or (kind != "pool" and action >= 0 and replica > last):
+            wanted = {
+                "place": f"a replica 0..{last}, pecgym.policies.view.placement(...)",
+                "start": "pecgym.policies.view.group(anchor, degree, strategy)",
+                "pool": "a number of decode replicas",
+            }[kind]
+            raise EngineError(f"action {action}: give {wanted}, or WAIT ({layout.WAIT})")
         self.state.cluster[0].action = action
         self._decision_due = False
 
@@ -464,12 +495,18 @@ class Simulator:
         """Longs that could never start are refused here."""
         record = self.state.settings[0]
         if self._max_degree == 0:
-            raise EngineError(f"trace {trace.name!r} has long requests: the simulator needs group_costs for them")
+            raise EngineError(
+                f"trace {trace.name!r} has long requests, and there are no costs of groups: of a stream, say how long "
+                "its prompts may be (longest_long_tokens)"
+            )
         if self.settings.batching == "static":
             raise EngineError(f"trace {trace.name!r} has long requests, which static batches cannot serve")
         fewest = -(-largest // int(record.capacity_blocks * record.block_tokens))
         needed = max(fewest, self.rules.sp_degree if isinstance(self.rules.sp_degree, int) else 1)
-        able = int(self.state.class_counts[record.long_class])
+        roles = self.state.replicas.role
+        able = int(np.count_nonzero(roles == layout.LONG_ROLE)) or int(np.count_nonzero(roles == layout.GENERAL))
+        if self.rules.pool_interval_s:
+            able = len(roles) - 1  # the pool gives back all replicas but one when nothing else is to be done
         if needed > min(able, self._max_degree):
             raise EngineError(
                 f"trace {trace.name!r}: its largest long request ({largest:,} tokens) needs {needed} replicas, and "
@@ -479,7 +516,10 @@ class Simulator:
         longest = int(trace.input_tokens[trace.is_long].max())
         reach = record.knot_tokens * (self.state.prefill_table_ps.shape[2] - 1)
         if longest > reach:
-            raise EngineError(f"group_costs reach to {reach:,} tokens, the longest prompt has {longest:,}")
+            raise EngineError(
+                f"trace {trace.name!r}: its longest prompt has {longest:,} tokens, and the costs of groups reach to "
+                f"{reach:,}; of a stream, say how long its prompts may be (longest_long_tokens)"
+            )
 
 
 def _costs(profile: Profile) -> Any:

@@ -90,7 +90,7 @@ class EvaluationPlan:
             raise SpecError(f"until_s={self.until_s}: must be above 0, at most {HORIZON_S:.0f}")
         cluster = self.cluster_for(self.policies[0], Trace(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64)), 0)
         for policy in policies:
-            policy.rules_for(cluster.profile.tp).with_changes(**self.long.changes())
+            policy.rules_with(cluster.profile.tp, **self.long.changes())
         return {rule for policy in policies for rule in (policy.choose, policy.start_rule, policy.pool)}
 
     def cluster_for(

@@ -19,8 +19,9 @@ RESERVED_SHARE = {1: 7 / 32, 4: 5 / 8}
 class PythonPolicy(Protocol):
     """A policy as an ordinary object: it is asked once per short, outside the compiled loop.
 
-    It may have a method `start_long(decision)` too, which is asked about the first long (pecgym.policies.view.group),
-    and `rules`, its LongRules; without, longs start when enough replicas are free.
+    It may have a method `start_long(decision)` too, which is asked about the first long (pecgym.policies.view.group);
+    without, longs start when enough replicas are free. Also `rules`, its LongRules, and `pool(decision)`, the number of
+    decode replicas.
     """
 
     def act(self, decision: Any) -> int:
@@ -63,8 +64,6 @@ class Policy:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.rules.pool_interval_s and self.pool is None:
-            raise SpecError(f"policy {self.name!r}: pool_interval_s is set, but there is no function `pool` to ask")
         if (self.choose is None) == (self.actor is None):
             raise SpecError(f"policy {self.name!r}: give a function `choose` or an object `actor`, and not both")
         for key, values in (("load", LOADS), ("global_order", GLOBAL_ORDERS)):
@@ -84,15 +83,20 @@ class Policy:
         """The actor's answer to a decision."""
         if decision.kind == "start":
             return int(self.actor.start_long(decision))  # type: ignore[union-attr]
+        if decision.kind == "pool":
+            return int(self.actor.pool(decision))  # type: ignore[union-attr]
         return self.actor.act(decision)  # type: ignore[union-attr]
 
-    def rules_for(self, tp: int) -> LongRules:
-        """The rules on replicas of `tp` GPUs: how many are set apart for longs depends on it."""
-        if not self.reserves or self.rules.reserved_replicas:
-            return self.rules
+    def rules_with(self, tp: int, **changes: Any) -> LongRules:
+        """The rules on replicas of `tp` GPUs, on which the number set apart for longs depends, with some changed."""
+        rules = self.rules.with_changes(**changes)
+        if rules.pool_interval_s and self.pool is None and not hasattr(self.actor, "pool"):
+            raise SpecError(f"policy {self.name!r}: long.pool_interval_s is set, but it has no function `pool` to ask")
+        if not self.reserves or rules.reserved_replicas or "reserved_replicas" in changes:
+            return rules
         if tp not in RESERVED_SHARE:
             raise SpecError(
                 f"policy {self.name!r}: how many replicas of {tp} GPUs to reserve is known for "
                 f"{', '.join(map(str, RESERVED_SHARE))} GPUs only; set long.reserved_replicas"
             )
-        return self.rules.with_changes(reserved_replicas=RESERVED_SHARE[tp])
+        return rules.with_changes(reserved_replicas=RESERVED_SHARE[tp])

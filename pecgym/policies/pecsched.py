@@ -18,6 +18,7 @@ from pecgym.policies.view import (
     OPEN,
     POOL,
     PREFILLING_LONG,
+    SUSPENDED_LONG,
     WAIT,
     count_of,
     least_loaded_of,
@@ -28,8 +29,9 @@ from pecgym.policies.view import (
 
 
 def place_short(state, slot):  # type: ignore[no-untyped-def]
-    """Of the least loaded in each class: (a) a replica without a long; else (b) beside a long that decodes; else (c) in
-    front of a long that has not begun, or in place of one that prefills. It decodes on a decode replica, if any."""
+    """Of the least loaded: (a) a replica without a long; else (b) beside a long that decodes; else (c) in front of a
+    long that has not begun, with one that is suspended, or in place of one that prefills (ties in this order). It
+    decodes on a decode replica, if there are any."""
     settings = state.settings[0]
     decode = least_loaded_of(state, POOL)
     free = least_loaded_of(state, OPEN)
@@ -38,13 +40,14 @@ def place_short(state, slot):  # type: ignore[no-untyped-def]
     beside = least_loaded_of(state, DECODING_LONG)
     if beside != WAIT:
         return placement(beside, decode, settings.colocation_tokens == 0)
-    gathering = least_loaded_of(state, GATHERING_LONG)
-    prefilling = least_loaded_of(state, PREFILLING_LONG)
-    if gathering == WAIT and prefilling == WAIT:
+    best = WAIT
+    for place_class in (GATHERING_LONG, SUSPENDED_LONG, PREFILLING_LONG):
+        r = least_loaded_of(state, place_class)
+        if r != WAIT and (best == WAIT or load_of(state, r) < load_of(state, best)):
+            best = r
+    if best == WAIT:
         return WAIT
-    if prefilling == WAIT or (gathering != WAIT and load_of(state, gathering) <= load_of(state, prefilling)):
-        return placement(gathering, decode, settings.preemption == 1)
-    return placement(prefilling, decode, settings.preemption == 1)
+    return placement(best, decode, settings.preemption == 1)
 
 
 def pool_by_fill(state, slot):  # type: ignore[no-untyped-def]

@@ -21,6 +21,7 @@ from pecgym.engine.state import (
     RESERVED,
     RUNNING,
     STATIC,
+    SUSPENDED_LONG,
     WAIT,
     State,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "POOL",
     "PREFILLING_LONG",
     "RESERVED",
+    "SUSPENDED_LONG",
     "WAIT",
     "arrived_before",
     "best_anchor",
@@ -85,8 +87,8 @@ def n_replicas(state: State) -> int:
 
 @question
 def count_of(state: State, place_class: int) -> int:
-    """Replicas of a class: OPEN (general, without a long), GATHERING_LONG, PREFILLING_LONG, DECODING_LONG (serve one),
-    POOL (decode shorts), RESERVED (for longs, without one)."""
+    """Replicas of a class: OPEN (general, without a long), GATHERING_LONG, SUSPENDED_LONG (its prefill is),
+    PREFILLING_LONG, DECODING_LONG (general, serve one), POOL (decode shorts), RESERVED (for longs, without one)."""
     return state.class_counts[place_class]
 
 
@@ -355,7 +357,8 @@ def best_anchor(state: State, degree: int, idle_only: bool) -> int:
         if best_total == 0:
             break
     if best == NONE:
-        if idle_only and degree <= state.settings[0].replicas_per_node:
+        all_idle = enough_for_long(state, state.class_counts[state.settings[0].long_class], idle_only)
+        if idle_only and (degree <= state.settings[0].replicas_per_node or not all_idle):
             return NONE
         best = fullest
     if best == NONE:

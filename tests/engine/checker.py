@@ -26,6 +26,7 @@ from pecgym.engine.state import (
     PUSHED,
     RUNNING,
     SERVING,
+    SWAPPED,
     State,
 )
 from pecgym.workload import ClosedLoop
@@ -204,13 +205,17 @@ class Checker:
         """What must be free for a waiting request to become resident; by history: what is known now."""
         q, reservation = self.at(slot), self.case.settings.reservation
         need = q.prompt_tokens
-        if reservation == "peak":
+        if q.decode_replica not in (NONE, r):
+            pass  # it does not grow here
+        elif reservation == "peak":
             need = q.input_tokens + q.output_tokens - 1
         elif reservation == "history":
             count, tokens = self.simulator.state.history[r, int(q.input_tokens).bit_length() - 1]
             need = max(need, tokens // count) if count else need
-        if q.swapped:
+        if q.swapped == SWAPPED:
             need = max(q.computed_tokens + 1 if q.decoding else q.prompt_tokens, q.reserved_tokens)
+        elif q.swapped == PUSHED:
+            need = max(q.computed_tokens + 1, need)
         return self.blocks(need)
 
     def kv_tokens(self, r: int) -> Any:

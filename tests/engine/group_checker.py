@@ -30,6 +30,7 @@ from pecgym.engine.state import (
     RUNNING,
     SERVING,
     SLICE_LONG_PREFILL,
+    SUSPENDED_LONG,
     State,
 )
 from pecgym.units import PS_PER_S
@@ -198,10 +199,14 @@ class GroupChecker(Checker):
             expected = POOL
         elif group is None:
             expected = OPEN if replica.role == GENERAL else RESERVED
+        elif replica.role == LONG_ROLE:
+            expected = CLOSED
         elif group.phase == GROUP_GATHERING:
             expected = GATHERING_LONG
+        elif group.phase == PREFILL:
+            expected = PREFILLING_LONG
         else:
-            expected = DECODING_LONG if group.phase >= DECODE else PREFILLING_LONG
+            expected = DECODING_LONG if group.phase >= DECODE else SUSPENDED_LONG
         assert replica.place_class == expected
         if replica.role == DECODE_ROLE or replica.next_role != NONE:
             assert group is None
@@ -228,7 +233,7 @@ class GroupChecker(Checker):
         policy, classes = self.case.policy, [replica.place_class for replica in self.replicas]
         if self.cluster.queue != NONE:
             if policy.startswith("pecsched"):
-                assert not {OPEN, GATHERING_LONG, PREFILLING_LONG, DECODING_LONG} & set(classes)
+                assert not {OPEN, GATHERING_LONG, SUSPENDED_LONG, PREFILLING_LONG, DECODING_LONG} & set(classes)
             elif policy not in ("fifo", "sjf", "reservation", "priority"):
                 assert OPEN not in classes
             elif policy != "fifo":

@@ -22,7 +22,7 @@ from pecgym.engine.state import (
 )
 from pecgym.errors import EngineError
 from pecgym.policies.view import group, placement
-from tests.engine.group_world import FAST, LONG, PS, RING, SHORT, Request, by_row, make, serve
+from tests.engine.group_world import FAST, LONG, PS, SHORT, Request, by_row, make, serve
 
 # -- a long alone ---------------------------------------------------------------------------------------------------
 
@@ -531,7 +531,7 @@ def test_a_replica_that_drains_is_still_decoded_on_by_those_that_were_sent() -> 
         ),
         ([(0, 150, 1, LONG)], {"replicas": 5, "kv_capacity_tokens": 40}, r"needs 4.*at most 3 together"),
         ([(0, 30, 1, LONG)], {"replicas": 2, "rules": {"sp_degree": 3}}, r"needs 3.*lower long\.sp_degree"),
-        ([(0, 601, 1, LONG)], {}, "group_costs reach to 600 tokens, the longest prompt has 601"),
+        ([(0, 601, 1, LONG)], {}, "longest prompt has 601 tokens, and the costs of groups reach to 600"),
         ([(0, 30, 1, LONG)], {"batching": "static"}, "static batches cannot serve"),
         (
             [(0, 30, 1, SHORT)],
@@ -559,7 +559,6 @@ def test_what_could_never_be_served_is_refused_with_the_remedy(
         (None, group(0, 1, FAST)),  # fewer than hold it
         (None, group(0, 0, FAST)),
         (None, group(0, 2, 4)),  # no such strategy
-        (None, group(9, 2, RING)),
     ],
 )
 def test_an_answer_that_cannot_be_done_is_refused_and_asked_for_again(places: int | None, starts: int | None) -> None:

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from pecgym import WAIT
 from pecgym.engine import Simulator
-from pecgym.engine.state import DECODING_LONG, GATHERING_LONG, NEVER_PS, NONE, OPEN, POOL, PREFILLING_LONG
+from pecgym.engine.state import (
+    DECODING_LONG,
+    GATHERING_LONG,
+    NEVER_PS,
+    NONE,
+    OPEN,
+    POOL,
+    PREFILLING_LONG,
+    SUSPENDED_LONG,
+)
 from pecgym.errors import EngineError
 from pecgym.policies.view import group, placement
 from pecgym.workload import Trace
@@ -133,17 +142,14 @@ def least_loaded(state: Any, place_class: int) -> int:
 def place_by_hand(decision: Any) -> int:
     """PecSched's rule for shorts, in plain Python over the state's arrays."""
     state = decision.state
-    free, beside, gathering, prefilling = (
-        least_loaded(state, c) for c in (OPEN, DECODING_LONG, GATHERING_LONG, PREFILLING_LONG)
-    )
+    free, beside = least_loaded(state, OPEN), least_loaded(state, DECODING_LONG)
     decode = least_loaded(state, POOL)
     if free != NONE:
         return int(placement(free, decode, False))
     if beside != NONE:
         return int(placement(beside, decode, False))
-    waiting = [
-        (state.loads[c, r], c, r) for c, r in ((GATHERING_LONG, gathering), (PREFILLING_LONG, prefilling)) if r != NONE
-    ]
+    with_a_long = [(c, least_loaded(state, c)) for c in (GATHERING_LONG, SUSPENDED_LONG, PREFILLING_LONG)]
+    waiting = [(state.loads[c, r], c, r) for c, r in with_a_long if r != NONE]
     if not waiting:
         return WAIT
     return int(placement(min(waiting)[2], decode, True))

@@ -213,7 +213,7 @@ def test_actions_that_cannot_be_taken_are_refused() -> None:
         simulator.apply(0)
     assert simulator.next_decision() is not None
     for action in (2, -2, 99):
-        with pytest.raises(EngineError, match=rf"action {action}: give a replica 0\.\.1, or WAIT"):
+        with pytest.raises(EngineError, match=rf"action {action}: give a replica 0\.\.1, .* or WAIT"):
             simulator.apply(action)
     simulator.apply(1)
     with pytest.raises(EngineError, match="no decision is due"):

@@ -61,11 +61,11 @@ def test_reservation_keeps_shorts_and_longs_apart() -> None:
 
 def test_reservation_reserves_the_share_of_the_paper_unless_told_otherwise() -> None:
     policy = load_policy("reservation")
-    assert LongRules.count_of_replicas(policy.rules_for(1).reserved_replicas, 32) == 7
-    assert LongRules.count_of_replicas(policy.rules_for(4).reserved_replicas, 8) == 5
+    assert LongRules.count_of_replicas(policy.rules_with(1).reserved_replicas, 32) == 7
+    assert LongRules.count_of_replicas(policy.rules_with(4).reserved_replicas, 8) == 5
     with pytest.raises(SpecError, match=r"2 GPUs.*set long\.reserved_replicas"):
-        policy.rules_for(2)
-    assert load_policy("fifo").rules_for(2).reserved_replicas == 0
+        policy.rules_with(2)
+    assert load_policy("fifo").rules_with(2).reserved_replicas == 0
 
 
 # -- Priority -------------------------------------------------------------------------------------------------------
@@ -319,8 +319,8 @@ def test_rules_of_a_policy_may_be_changed_from_outside() -> None:
 
 
 def test_a_pool_that_changes_needs_a_function_that_says_how() -> None:
-    with pytest.raises(SpecError, match="pool_interval_s is set, but there is no function `pool`"):
-        Policy("x", to_least_loaded, rules=LongRules(decode_replicas=1.0, pool_interval_s=1.0))
+    with pytest.raises(SpecError, match="pool_interval_s is set, but it has no function `pool`"):
+        make_cluster(policy="pecsched", workload=MIXED, rules={"pool_interval_s": 1.0})
 
 
 def nowhere_to_start(state, slot):
