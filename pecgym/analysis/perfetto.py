@@ -62,14 +62,17 @@ def write_trace(
     when the run (or the window) ended is cut there, with "unfinished": true among its arguments in the former case.
 
     Args:
-        log: the requests. timeline: what the replicas did; default: the log's own.
-        start_s, stop_s: only what overlaps this window; default: all.
+        log: the requests.
+        path: of the file to write; .gz compresses it.
+        timeline: what the replicas did; default: the log's own.
+        start_s: only what overlaps the window from here; default: from the beginning.
+        stop_s: to here; default: to the end.
 
     Raises PecGymError if there is no timeline, or the window is empty.
     """
     timeline = timeline if timeline is not None else log.timeline
     if timeline is None:
-        raise PecGymError("the run has no timeline: record one (timeline=true) before writing a trace")
+        raise PecGymError("the run has no timeline: record one (record=true) before writing a trace")
     first_s, last_s = start_s or 0.0, math.inf if stop_s is None else stop_s
     last_s = min(last_s, max(log.facts.end_s, timeline.end_s))
     if not first_s < last_s:
