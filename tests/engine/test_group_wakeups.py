@@ -11,9 +11,9 @@ import pytest
 from pecgym import Trace, make_cluster
 from pecgym.engine import LongRules, Topology
 from pecgym.errors import EngineError, SpecError
-from pecgym.policies.view import OPEN, PREFILLING_LONG, WAIT, least_loaded_of, placement
+from pecgym.policies.view import OPEN, PREFILLING_LONG, WAIT, group, least_loaded_of, placement
 from pecgym.workload import generate, rewrite_long
-from tests.engine.group_world import LONG, PS, SHORT, make
+from tests.engine.group_world import FAST, LONG, PS, SHORT, make
 
 
 def by_row(simulator):
@@ -83,6 +83,20 @@ def test_without_colocation_a_short_of_the_last_operator_stops_the_decode_at_onc
     assert log[0].preemptions == 1
 
 
+def test_a_short_that_waits_is_asked_about_again_when_a_group_forms() -> None:
+    """At 10 the second short is left waiting, the long gets a group on the busy replica, and the short is asked about
+    again at once, not when something happens next."""
+    simulator = make([(0, 20, 5, SHORT), (10, 20, 1, SHORT), (10, 60, 1, LONG)], policy=None)
+    asked = []
+    for answer in (0, WAIT, group(0, 1, FAST)):
+        decision = simulator.next_decision()
+        asked.append((decision.kind, decision.row, round(decision.now_s / PS)))
+        simulator.apply(answer)
+    again = simulator.next_decision()
+    assert asked == [("place", 0, 0), ("place", 1, 10), ("start", 2, 10)]
+    assert (again.kind, again.row, round(again.now_s / PS)) == ("place", 1, 10)
+
+
 def onto_a_running_prefill(state, slot):
     """Where no long is, else in place of a prefill that runs, never in front of a long that gathers."""
     r = least_loaded_of(state, OPEN)
@@ -116,12 +130,12 @@ def test_priority_starts_no_group_on_a_replica_with_shorts() -> None:
 
 
 def mixed() -> Trace:
-    return rewrite_long(generate("azure2023_conv", duration_s=600.0), "paper").scale_rate(0.05)
+    return rewrite_long(generate("azure2023_conv", duration_s=150.0), "paper").scale_rate(0.05)
 
 
 def test_copies_and_pickles_in_mid_run_go_on_by_themselves() -> None:
     cluster = make_cluster(policy="pecsched", workload=mixed())
-    cluster.run(2000.0)
+    cluster.run(1000.0)
     finished = len(cluster.simulator.finished())
     twin, restored = copy.deepcopy(cluster), pickle.loads(pickle.dumps(cluster))
     digests = {twin.run().digest(), restored.run().digest()}
