@@ -96,7 +96,8 @@ class NaiveCluster(Groups):
     """A cluster of equal replicas under a policy.
 
     `choose(cluster, request)` places a short: a replica's index, a Placement, or WAIT. `start(cluster, request)` starts
-    a long: (anchor, degree, strategy), or WAIT. `pool(cluster)` says how many decode replicas there should be.
+    a long: (anchor, degree, strategy), with a fourth number another of the waiting longs, or WAIT. `pool(cluster)` says
+    how many decode replicas there should be.
     """
 
     def __init__(
@@ -234,7 +235,8 @@ class NaiveCluster(Groups):
             group = self.start(self, self.longs[0])
             if group == WAIT:
                 return
-            self.start_long(self.longs.pop(0), *group)
+            anchor, degree, strategy, *index = group
+            self.start_long(self.longs.pop(index[0] if index else 0), anchor, degree, strategy)
 
     def place(self, request: Request, placement: Placement) -> None:
         """A short goes to a replica; beside a long it may preempt it, or wait for what the long leaves it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pecgym.engine.compiled import rule, separate_rule
+from pecgym.engine.integrals import note_short_arrives
 from pecgym.engine.queues import queue_pop, queue_push
 from pecgym.engine.residents import order_key
 from pecgym.engine.state import NEVER_PS, NONE, ORDER_SHORTEST, State
@@ -92,10 +93,12 @@ def arrive(state: State) -> None:
             key = request.input_tokens
         cluster.longs = queue_push(state.requests, cluster.longs, slot, key, cluster.sequence)
         cluster.n_longs += 1
+        cluster.n_open_longs += 1
     else:
         key = order_key(settings.global_order, request, 0)
         cluster.queue = queue_push(state.requests, cluster.queue, slot, key, cluster.sequence)
         cluster.n_queued += 1
+        note_short_arrives(state, slot)
 
 
 @separate_rule

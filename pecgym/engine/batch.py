@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pecgym.engine.arrivals import next_user_request
 from pecgym.engine.compiled import glue, rule, separate_rule
+from pecgym.engine.integrals import note_short_answered
 from pecgym.engine.iteration import advance_decodes, run_ps, start_run
 from pecgym.engine.links import push
 from pecgym.engine.memory import (
@@ -349,6 +350,7 @@ def _end_prefills(state: State, r: int) -> None:
         request.emitted_tokens += 1
         if request.first_token_ps == NONE:
             request.first_token_ps = cluster.now_ps
+            note_short_answered(state, slot)
         if request.emitted_tokens == request.leave_tokens:
             replica.used_blocks -= blocks_of(state.settings[0], request.prompt_tokens)
             _finish(state, r, slot)

@@ -13,6 +13,7 @@ from pecgym.engine.arrivals import arrive, has_room, next_arrival_ps
 from pecgym.engine.batch import compose, end_run
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.groups import end_group_event, go_on, mark_check, mark_ready, newcomer_beside_long, start_long
+from pecgym.engine.integrals import elapse
 from pecgym.engine.iteration import cut_run
 from pecgym.engine.links import end_push, next_push_ps
 from pecgym.engine.queues import queue_pop
@@ -52,7 +53,9 @@ from pecgym.engine.state import (
 from pecgym.engine.tournament import update_key
 
 INDEX_BITS = 20  # of a replica in an action
+STRATEGY_BITS = 4
 _INDEX_MASK = (1 << INDEX_BITS) - 1
+_STRATEGY_MASK = (1 << STRATEGY_BITS) - 1
 
 
 @rule
@@ -101,6 +104,15 @@ def place(state: State, action: int) -> bool:
     request.preempts = (action >> (2 * INDEX_BITS)) & 1
     _newcomer(state, r, slot, request.preempts == 1)
     return True
+
+
+@rule
+def _start(state: State, action: int) -> bool:
+    """A waiting long starts as the action says (view.group); False if that cannot be."""
+    degree = (action >> INDEX_BITS) & _INDEX_MASK
+    strategy = (action >> (2 * INDEX_BITS)) & _STRATEGY_MASK
+    index = action >> (2 * INDEX_BITS + STRATEGY_BITS)
+    return action >= 0 and start_long(state, action & _INDEX_MASK, degree, strategy, index)
 
 
 @glue
@@ -185,8 +197,7 @@ def _dispatch(state: State, choose: Callable[[State, int], int], start: Callable
                 return DECISION
             if action == WAIT:
                 break
-            degree = (action >> INDEX_BITS) & _INDEX_MASK
-            if action < 0 or not start_long(state, action & _INDEX_MASK, degree, action >> (2 * INDEX_BITS)):
+            if not _start(state, action):
                 return BAD_ACTION
             cluster.shorts_wait = 0
         else:
@@ -251,10 +262,10 @@ def run(
             if next_ps > HORIZON_PS:
                 return TOO_LATE
             if next_ps > until_ps:
-                cluster.now_ps = max(cluster.now_ps, until_ps)
+                elapse(state, max(cluster.now_ps, until_ps))
                 return PAUSED
             max_points -= 1
-            cluster.now_ps = next_ps
+            elapse(state, next_ps)
             cluster.phase = PHASE_END
         if cluster.phase == PHASE_END:
             _end_runs(state)

@@ -12,7 +12,7 @@ from pecgym.engine.batch import choose_batch, end_batch, note_slice
 from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.iteration import batch_ps, cut_run, run_ps
 from pecgym.engine.memory import blocks_of, fits
-from pecgym.engine.queues import queue_pop
+from pecgym.engine.queues import queue_push, queue_take
 from pecgym.engine.residents import log_finished
 from pecgym.engine.roles import change_role_if_empty, classify
 from pecgym.engine.state import (
@@ -112,20 +112,36 @@ def _next_on_node(state: State, place_class: int, node: int) -> int:
 
 
 @separate_rule
-def start_long(state: State, anchor: int, degree: int, strategy: int) -> bool:
-    """The first long joins the local queue of `degree` replicas, behind what is there; False if that cannot be.
+def start_long(state: State, anchor: int, degree: int, strategy: int, index: int) -> bool:
+    """The waiting long `index`, in their order, joins the local queue of `degree` replicas, behind what is there; False
+    if that cannot be.
 
     The group grows from the anchor over replicas of its class by load: its own node first, then the nodes that have
     most of them.
     """
     cluster = state.cluster[0]
-    settings = state.settings[0]
     if anchor < 0 or anchor >= len(state.replicas) or degree < 1 or degree >= len(state.shape_index):
         return False
     place_class = state.replicas[anchor].place_class
     if strategy < 0 or strategy >= len(state.prefill_table_ps) or (place_class != OPEN and place_class != RESERVED):
         return False
-    slot = cluster.longs
+    if index >= cluster.n_longs:
+        return False
+    slot, rest = queue_take(state.requests, cluster.longs, index)
+    if not _form_group(state, slot, anchor, degree, strategy):
+        cluster.longs = queue_push(state.requests, rest, slot, state.requests[slot].key, state.requests[slot].sequence)
+        return False
+    cluster.longs = rest
+    cluster.n_longs -= 1
+    return True
+
+
+@rule
+def _form_group(state: State, slot: int, anchor: int, degree: int, strategy: int) -> bool:
+    """A group of `degree` replicas gathers for the long `slot`; False if there are too few, or they cannot hold it."""
+    cluster = state.cluster[0]
+    settings = state.settings[0]
+    place_class = state.replicas[anchor].place_class
     share = share_blocks(state, slot, degree)
     if degree > state.class_counts[place_class] or share > settings.capacity_blocks:
         return False
@@ -155,8 +171,6 @@ def start_long(state: State, anchor: int, degree: int, strategy: int) -> bool:
             r = following
         return False
     request = state.requests[slot]
-    cluster.longs = queue_pop(state.requests, slot)
-    cluster.n_longs -= 1
     request.replica = anchor
     request.placed_ps = cluster.now_ps
     request.sp_degree = degree

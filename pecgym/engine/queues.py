@@ -66,3 +66,41 @@ def queue_pop(requests: Any, root: int) -> int:
         pairs = following
     requests[root].child = NONE
     return new_root
+
+
+@rule
+def _put_back(requests: Any, root: int, taken: int) -> int:
+    """Adds requests that were popped and are linked as siblings; returns the queue's new root."""
+    while taken != NONE:
+        slot = taken
+        taken = requests[slot].sibling
+        root = queue_push(requests, root, slot, requests[slot].key, requests[slot].sequence)
+    return root
+
+
+@rule
+def queue_take(requests: Any, root: int, k: int) -> tuple[int, int]:
+    """Takes request k of a queue, which has more than k, out; returns its slot and the queue's new root."""
+    taken = NONE
+    for _ in range(k):
+        rest = queue_pop(requests, root)
+        requests[root].sibling = taken
+        taken = root
+        root = rest
+    rest = queue_pop(requests, root)
+    return root, _put_back(requests, rest, taken)
+
+
+@rule
+def queue_first(requests: Any, root: int, out: Any, n: int) -> tuple[int, int]:
+    """Writes the slots of the first n of a queue, or of all, into `out`; returns how many, and the queue's new root."""
+    count = 0
+    taken = NONE
+    while count < n and root != NONE:
+        out[count] = root
+        count += 1
+        rest = queue_pop(requests, root)
+        requests[root].sibling = taken
+        taken = root
+        root = rest
+    return count, _put_back(requests, root, taken)

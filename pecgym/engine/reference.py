@@ -1,12 +1,15 @@
-"""How compiled rules receive the state: as one pointer to a table of its arrays.
+"""How compiled rules receive the state: as one pointer to a table of its arrays; and functions: as their addresses.
 
 numba passes a tuple of arrays as all their pointers, shapes and strides, more than two hundred numbers per call. A
-rule's `state` is the address of a table that holds them instead; `state.replicas` reads the entry. Without
-compilation (NUMBA_DISABLE_JIT) rules get the tuple itself.
+rule's `state` is the address of a table that holds them instead; `state.replicas` reads the entry. A function that is
+passed as an object is looked up anew in every call, which takes tens of microseconds; its address is not. Without
+compilation (NUMBA_DISABLE_JIT) rules get the tuple and the functions themselves.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -27,39 +30,58 @@ _WORDS = 4  # of an array in the table: address of its data, then up to three di
 _WORD_BYTES = 8
 
 
-class StateType(types.Type):  # type: ignore[misc]
-    """numba's type of `state` in a rule."""
+@dataclass(frozen=True)
+class _Layout:
+    """What a table holds: the names of its arrays, and how to make an example of them."""
 
-    def __init__(self) -> None:
-        super().__init__(name="pecgym.State")
+    fields: tuple[str, ...]
+    example: Callable[[], Any]
+
+
+_LAYOUTS: dict[str, _Layout] = {}
+
+
+class TableType(types.Type):  # type: ignore[misc]
+    """numba's type of a tuple of arrays in a rule."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name)
         self.bitwidth = 8 * _WORD_BYTES
 
 
-STATE = StateType()
-register_model(StateType)(models.IntegerModel)
+register_model(TableType)(models.IntegerModel)
+
+
+def table_type(name: str, tuple_class: Any, example: Callable[[], Any]) -> TableType:
+    """The type by which rules know a NamedTuple of arrays. example: makes one with arrays of the right kinds."""
+    _LAYOUTS[name] = _Layout(tuple_class._fields, example)
+    return TableType(name)
+
+
+STATE = table_type("pecgym.State", State, lambda: allocate(1, 1, 1))
 
 
 @cache
-def _array_types() -> dict[str, Any]:
-    """numba's type of each array of a State."""
-    empty = allocate(1, 1, 1)
-    return {name: numba.typeof(getattr(empty, name)) for name in State._fields}
+def _array_types(name: str) -> dict[str, Any]:
+    """numba's type of each array of a table."""
+    example = _LAYOUTS[name].example()
+    return {field: numba.typeof(getattr(example, field)) for field in _LAYOUTS[name].fields}
 
 
 @infer_getattr
-class _StateAttributes(AttributeTemplate):  # type: ignore[misc]
-    key = StateType
+class _TableAttributes(AttributeTemplate):  # type: ignore[misc]
+    key = TableType
 
     def generic_resolve(self, typ: Any, attr: str) -> Any:
-        return _array_types().get(attr)
+        return _array_types(typ.name).get(attr)
 
 
-@lower_getattr_generic(StateType)  # type: ignore[untyped-decorator]
+@lower_getattr_generic(TableType)  # type: ignore[untyped-decorator]
 def _read_entry(context: Any, builder: Any, typ: Any, value: Any, attr: str) -> Any:
     """An array of the table. The table does not change while compiled code runs, and the compiler is told so."""
-    array_type = _array_types()[attr]
+    array_type = _array_types(typ.name)[attr]
     word = ir.IntType(64)
-    first = State._fields.index(attr) * _WORDS
+    first = _LAYOUTS[typ.name].fields.index(attr) * _WORDS
     table = builder.inttoptr(value, word.as_pointer())
     invariant = builder.module.add_metadata([])
 
@@ -85,26 +107,55 @@ def _read_entry(context: Any, builder: Any, typ: Any, value: Any, attr: str) -> 
     return array._getvalue()
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _state_at(typing_context: Any, address: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return args[0]
-
-    return STATE(types.int64), codegen
+def _same(found: Any) -> Any:
+    return found
 
 
-def _same(state: Any) -> Any:
-    return state
+def table_reader(table: TableType) -> Any:
+    """A function for compiled code: the tuple of arrays whose table is at an address."""
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def tuple_at(typing_context: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return args[0]
+
+        return table(types.int64), codegen
+
+    return _same if numba.config.DISABLE_JIT else tuple_at
 
 
-state_at = _same if numba.config.DISABLE_JIT else _state_at
+state_at = table_reader(STATE)
 """The state whose table is at an address."""
 
 
-def table_of(state: State) -> Any:
-    """int64[arrays * 4]: the table of a state; valid as long as its arrays are."""
-    table = np.zeros(len(state) * _WORDS, np.int64)
-    for i, array in enumerate(state):
+def function_reader(signature: Any) -> Any:
+    """A function for compiled code: the function of that signature at an address (`address_of`)."""
+    function_type = types.FunctionType(signature)
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def function_at(typing_context: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            function = cgutils.create_struct_proxy(function_type)(context, builder)
+            function.jit_addr = builder.inttoptr(args[0], function.jit_addr.type)
+            return function._getvalue()
+
+        return function_type(types.int64), codegen
+
+    return _same if numba.config.DISABLE_JIT else function_at
+
+
+def address_of(compiled: Any, signature: Any) -> Any:
+    """The address of a compiled function, valid as long as it lives."""
+    if numba.config.DISABLE_JIT:
+        return compiled
+    result = compiled.get_compile_result(signature)
+    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+
+
+def table_of(arrays: Any) -> Any:
+    """int64[arrays * 4]: the table of a tuple of arrays; valid as long as they are."""
+    table = np.zeros(len(arrays) * _WORDS, np.int64)
+    for i, array in enumerate(arrays):
         assert array.flags.c_contiguous
         assert array.flags.writeable
         table[i * _WORDS] = array.ctypes.data

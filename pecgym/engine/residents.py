@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from pecgym.engine.compiled import rule, separate_rule
+from pecgym.engine.integrals import note_short_starts
 from pecgym.engine.memory import (
     blocks_of,
     blocks_to_admit,
@@ -198,6 +199,7 @@ def admit(state: State, r: int) -> int:
     join_prefills(state, r, slot)
     if request.start_ps == NONE:
         request.start_ps = state.cluster[0].now_ps
+        note_short_starts(state, slot)
     return slot
 
 
@@ -295,6 +297,7 @@ def log_finished(state: State, slot: int) -> None:
     row.preemptions = request.preemptions
     cluster.n_logged += 1
     cluster.n_live -= 1
+    cluster.n_open_longs -= request.is_long
     cluster.changed = 1
     state.free_slots[cluster.n_free] = slot
     cluster.n_free += 1

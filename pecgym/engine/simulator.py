@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numba
 import numpy as np
-from numba import types
 
 from pecgym.costs import GroupCosts, Profile
 from pecgym.engine import state as layout
-from pecgym.engine.arrivals import first_user_requests
-from pecgym.engine.cluster import INDEX_BITS, run
-from pecgym.engine.compiled import compile_cached
+from pecgym.engine.cluster import INDEX_BITS
+from pecgym.engine.entry import POLICY, ask_outside, compile_policy, compiled_classify, compiled_run, compiled_users
 from pecgym.engine.long_rules import LongRules, Topology
-from pecgym.engine.reference import STATE, state_at, table_of
-from pecgym.engine.roles import classify
+from pecgym.engine.reference import address_of, table_of
 from pecgym.engine.settings import EngineSettings
-from pecgym.errors import EngineError, SpecError
+from pecgym.engine.workload_checks import check_sizes
+from pecgym.errors import EngineError
 from pecgym.units import HORIZON_S, ps_to_seconds, seconds_to_ps
 from pecgym.workload import ClosedLoop, Trace
 
@@ -31,6 +28,23 @@ LOADS = {"none": layout.LOAD_NONE, "requests": layout.LOAD_REQUESTS, "queued_tok
 GLOBAL_ORDERS = {"fcfs": layout.ORDER_FCFS, "shortest": layout.ORDER_SHORTEST}
 _KINDS = {layout.PLACE_SHORT: "place", layout.START_LONG: "start", layout.SET_POOL: "pool"}
 _TOKEN_TABLE = 16384
+_MOST_SLOTS = 4096  # that a restart allocates ahead
+_RESTARTED = (
+    "cluster",
+    "replicas",
+    "phases",
+    "history",
+    "event_ps",
+    "event_tree",
+    "loads",
+    "load_trees",
+    "class_counts",
+    "groups",
+    "links",
+    "sums",
+)
+"""What the beginning of a run must find as it was made; of the rest only what is written then is read."""
+_OF_THIS_PROCESS = ("_table", "_compiled", "_policy", "_run")
 
 
 @dataclass(frozen=True)
@@ -65,66 +79,6 @@ class Snapshot:
     configuration: tuple[bytes, ...]
 
 
-def ask_outside(state: layout.State, slot: int) -> int:
-    """The policy that asks the caller of the engine."""
-    return layout.ASK
-
-
-@cache
-def compile_policy(choose: Callable[..., Any]) -> Any:
-    """The compiled form of `choose(state, slot) -> action, WAIT or ASK`; compiled once, then cached.
-
-    Raises SpecError for a function that numba cannot compile.
-    """
-    try:
-        return compile_cached(choose, types.int64(STATE, types.int64))
-    except Exception as error:  # numba lets errors of many kinds through
-        place = f"{choose.__code__.co_filename}, line {choose.__code__.co_firstlineno}"
-        said = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
-        raise SpecError(
-            f"policy function {choose.__name__!r} ({place}) cannot be compiled: it must be in the subset of Python "
-            f"that numba takes, use fields that exist, and give an integer (docs/policies.md). numba says: {said[:600]}"
-        ) from error
-
-
-def _run_at(
-    address: int, choose: Any, start: Any, pool: Any, until_ps: int, max_points: int
-) -> int:  # pragma: no cover - compiled
-    return run(state_at(address), choose, start, pool, until_ps, max_points)
-
-
-def _set_class_at(address: int, r: int) -> None:  # pragma: no cover - compiled
-    classify(state_at(address), r)
-
-
-def _first_user_requests_at(address: int, starts_ps: Any) -> None:  # pragma: no cover - compiled
-    first_user_requests(state_at(address), starts_ps)
-
-
-@cache
-def _compiled_run() -> Any:
-    policy = types.FunctionType(types.int64(STATE, types.int64))
-    signature = types.int64(types.int64, policy, policy, policy, types.int64, types.int64)
-    return compile_cached(_run_at, signature, "the engine")
-
-
-@cache
-def _compiled_classify() -> Any:
-    return compile_cached(_set_class_at, types.void(types.int64, types.int64))
-
-
-@cache
-def _compiled_users() -> Any:
-    return compile_cached(_first_user_requests_at, types.void(types.int64, types.int64[::1]))
-
-
-def warm_up(choices: Iterable[Callable[..., Any] | None]) -> None:
-    """Compiles the engine and these policies (None: decisions from outside), for other processes to find cached."""
-    for choose in choices:
-        compile_policy(choose or ask_outside)
-    _compiled_run()
-
-
 class Simulator:
     """A cluster of equal replicas under one workload.
 
@@ -147,10 +101,13 @@ class Simulator:
         group_costs: GroupCosts | None = None,
         policy_stream: np.random.Generator | None = None,
         record: bool = False,
+        tail_s: float | None = None,
+        slo_ttft_s: float | None = None,
     ) -> None:
         """`choose`, `start`, `pool`: the policy's functions, to be compiled; None: decisions come back to the caller.
         load, global_order, rules: as in pecgym.policies.Policy. topology: None: one node and free links. group_costs:
-        needed for longs. policy_stream: the policy's own random numbers. record: whether the timeline is kept."""
+        needed for longs. policy_stream: the policy's own random numbers. record: whether the timeline is kept. tail_s,
+        slo_ttft_s: targets of shorts' wait and TTFT, by which `state.sums` counts (integrals.py)."""
         if n_replicas < 1:
             raise EngineError(f"a cluster needs at least 1 replica, got {n_replicas}")
         for key, value, values in (("load", load, LOADS), ("global_order", global_order, GLOBAL_ORDERS)):
@@ -162,7 +119,7 @@ class Simulator:
         assert settings.kv_capacity_tokens is not None
         self.rules = rules = rules or LongRules()
         topology = topology or Topology(n_replicas)
-        self._max_degree = group_costs.max_degree if group_costs is not None else 0
+        self.max_degree = group_costs.max_degree if group_costs is not None else 0
         state = layout.allocate(
             n_replicas,
             min(settings.slots, settings.kv_capacity_tokens),
@@ -174,6 +131,9 @@ class Simulator:
         if rules.decode_replicas and settings.batching == "static":
             raise EngineError("static batches are not disaggregated: use another engine, or long.decode_replicas=0")
         state.settings[0].record = record
+        state.settings[0].watch = tail_s is not None or slo_ttft_s is not None
+        state.settings[0].tail_ps = seconds_to_ps(HORIZON_S if tail_s is None else tail_s)
+        state.settings[0].slo_ps = seconds_to_ps(HORIZON_S if slo_ttft_s is None else slo_ttft_s)
         state.settings[0].load = LOADS[load]
         state.settings[0].global_order = GLOBAL_ORDERS[global_order]
         if policy_stream is not None:
@@ -193,6 +153,8 @@ class Simulator:
         self._decision_due = False
         self._last_arrival_ps = 0
         self._has_workload = False
+        self._rows: Any = None
+        self._pristine: dict[str, Any] | None = None
 
     @property
     def state(self) -> layout.State:
@@ -207,7 +169,7 @@ class Simulator:
         """Copies and pickles, with a table of their own arrays. Not for a workload in chunks."""
         if self._sink is not None:
             raise EngineError("a simulator of a streamed workload cannot be copied: load it as one trace")
-        return {name: value for name, value in vars(self).items() if name not in ("_table", "_policy", "_run")}
+        return {name: value for name, value in vars(self).items() if name not in _OF_THIS_PROCESS}
 
     def __setstate__(self, kept: dict[str, Any]) -> None:
         vars(self).update(kept)
@@ -215,8 +177,9 @@ class Simulator:
         self._compile()
 
     def _compile(self) -> None:
-        self._policy = tuple(compile_policy(function or ask_outside) for function in self._functions)
-        self._run = _compiled_run()
+        self._compiled = tuple(compile_policy(function or ask_outside) for function in self._functions)
+        self._policy = tuple(address_of(function, POLICY) for function in self._compiled)
+        self._run = compiled_run()
 
     @property
     def _reference(self) -> Any:
@@ -244,12 +207,43 @@ class Simulator:
         for count, role in ((n_pool, layout.DECODE_ROLE), (n_reserved, layout.LONG_ROLE)):
             for r in range(n - count, n):
                 state.replicas[r].role = role
-                _compiled_classify()(self._reference, r)
+                compiled_classify()(self._reference, r)
 
     def load_trace(self, trace: Trace) -> None:
         """The workload: a whole trace."""
         self._begin()
+        self._pristine = {name: getattr(self.state, name).copy() for name in _RESTARTED}
         self._feed(trace, more=False)
+        self._rows = self.state.trace
+
+    def twin(self) -> Simulator:
+        """Another simulator in the same state, which shares what never changes with this one."""
+        other = copy.copy(self)
+        other.state = self.state._replace(**{name: getattr(self.state, name).copy() for name in layout.MUTABLE})
+        return other
+
+    def restart(self, first: int, stop: int, start_s: float, random_state: int) -> None:
+        """Begins anew at `start_s` with rows first..stop-1 of the loaded trace, which arrive at their own times.
+
+        random_state: of the policy's own numbers, 0..2**48-1.
+        """
+        if self._rows is None or self._pristine is None:
+            raise EngineError("only a simulator of one whole trace can begin anew")
+        n = stop - first
+        slots = len(self.state.requests)
+        if slots < min(n, _MOST_SLOTS):
+            self.state = layout.with_room(self.state, min(n, _MOST_SLOTS), max(n, len(self.state.log)))
+            slots = len(self.state.requests)
+        for name, array in self._pristine.items():
+            np.copyto(getattr(self.state, name), array)
+        self.state.free_slots[:] = np.arange(slots - 1, -1, -1)
+        cluster = self.state.cluster[0]
+        cluster.n_free, cluster.row_offset, cluster.n_rows = slots, first, n
+        cluster.now_ps, cluster.random_state = seconds_to_ps(start_s), random_state
+        if cluster.next_pool_ps != layout.NEVER_PS:
+            cluster.next_pool_ps += cluster.now_ps
+        self.state = self.state._replace(trace=self._rows[first:stop])
+        self._decision_due = False
 
     def load_stream(self, chunks: Iterator[Trace], sink: Callable[[Any], None]) -> None:
         """The workload: chunks of a trace, in bounded memory; `sink` gets the log rows of finished requests in parts.
@@ -273,7 +267,7 @@ class Simulator:
         cluster.closed_loop = 1
         cluster.think_ps = seconds_to_ps(loop.think_s)
         starts = seconds_to_ps(np.arange(n_users) * loop.stagger_s)
-        _compiled_users()(self._reference, starts)
+        compiled_users()(self._reference, starts)
 
     def run(self, until_s: float = math.inf) -> bool:
         """Runs until everything is served, or to `until_s`; True if nothing is left to happen."""
@@ -451,7 +445,7 @@ class Simulator:
         rows.output_tokens = trace.output_tokens
         rows.rank_tokens = trace.output_tokens
         rows.is_long = trace.is_long
-        self._check_sizes(trace)
+        check_sizes(self, trace)
         if len(rows) and rows.arrival_ps[0] < self._last_arrival_ps:
             raise EngineError(
                 f"trace {trace.name!r}: a chunk begins at {trace.arrival_s[0]} s, before the last arrival of the chunk "
@@ -465,61 +459,6 @@ class Simulator:
         cluster.n_rows = len(rows)
         cluster.more_rows = more
         self.state = self.state._replace(trace=rows)
-
-    def _check_sizes(self, trace: Trace) -> None:
-        """A request that no replica can hold would wait for ever: it is refused here."""
-        record = self.state.settings[0]
-        peak = trace.input_tokens + trace.output_tokens - 1
-        too_large = np.flatnonzero((-(-peak // record.block_tokens) > record.capacity_blocks) & ~trace.is_long)
-        if len(too_large):
-            i = int(too_large[0])
-            row = int(self.state.cluster[0].row_offset + self.state.cluster[0].n_rows) + i
-            raise EngineError(
-                f"trace {trace.name!r}: {len(too_large)} of {len(trace)} requests exceed a replica's KV memory; "
-                f"the first is request {row} (counted from 0) with {int(peak[i]):,} tokens (input + output - 1) "
-                f"against {int(record.capacity_blocks * record.block_tokens):,}; use more GPUs per replica, or "
-                "remove or shorten such requests, or mark them as long"
-            )
-        if trace.is_long.any():
-            self._check_longs(trace, int(peak[trace.is_long].max()))
-            peak = peak[~trace.is_long]
-        largest = int(peak.max(initial=0))
-        batch = max(self.settings.max_batch_tokens, largest)
-        if batch * (batch + 2 * largest) > self.profile.max_pairs:
-            raise EngineError(
-                f"trace {trace.name!r}: prefills of up to {batch:,} tokens per iteration overflow 64-bit time with "
-                f"profile {self.profile.name}; lower engine.max_batch_tokens or shorten the prompts"
-            )
-
-    def _check_longs(self, trace: Trace, largest: int) -> None:
-        """Longs that could never start are refused here."""
-        record = self.state.settings[0]
-        if self._max_degree == 0:
-            raise EngineError(
-                f"trace {trace.name!r} has long requests, and there are no costs of groups: of a stream, say how long "
-                "its prompts may be (longest_long_tokens)"
-            )
-        if self.settings.batching == "static":
-            raise EngineError(f"trace {trace.name!r} has long requests, which static batches cannot serve")
-        fewest = -(-largest // int(record.capacity_blocks * record.block_tokens))
-        needed = max(fewest, self.rules.sp_degree if isinstance(self.rules.sp_degree, int) else 1)
-        roles = self.state.replicas.role
-        able = int(np.count_nonzero(roles == layout.LONG_ROLE)) or int(np.count_nonzero(roles == layout.GENERAL))
-        if self.rules.pool_interval_s:
-            able = len(roles) - 1  # the pool gives back all replicas but one when nothing else is to be done
-        if needed > min(able, self._max_degree):
-            raise EngineError(
-                f"trace {trace.name!r}: its largest long request ({largest:,} tokens) needs {needed} replicas, and "
-                f"{able} may serve longs (at most {self._max_degree} together); use a larger cluster or more GPUs per "
-                "replica, lower long.sp_degree, or change long.decode_replicas or long.reserved_replicas"
-            )
-        longest = int(trace.input_tokens[trace.is_long].max())
-        reach = record.knot_tokens * (self.state.prefill_table_ps.shape[2] - 1)
-        if longest > reach:
-            raise EngineError(
-                f"trace {trace.name!r}: its longest prompt has {longest:,} tokens, and the costs of groups reach to "
-                f"{reach:,}; of a stream, say how long its prompts may be (longest_long_tokens)"
-            )
 
 
 def _costs(profile: Profile) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 NEVER_PS = 2**62
+SECONDS_PER_PS = 1e-12
 HORIZON_PS = 4 * 10**18  # the latest time that the engine takes, pecgym.units.HORIZON_S
 NONE = -1
 
@@ -55,6 +56,10 @@ LOAD_NONE, LOAD_REQUESTS, LOAD_QUEUED_TOKENS = range(3)
 
 HISTORY_BUCKETS = 40
 
+# Sums over time (integrals.py): waiting shorts, open longs and late shorts x seconds; shorts that missed a target.
+WAITING_S, OPEN_LONGS_S, LATE_S, MISSED = range(4)
+N_SUMS = 4
+
 
 def _layout(*names: str) -> np.dtype[Any]:
     return np.dtype([(name, np.int64) for name in names], align=True)
@@ -96,6 +101,8 @@ REQUEST = _layout(
     "sequence",
     "child",  # links of the queue that it is in (queues.py)
     "sibling",
+    "older",  # links among the shorts without a first token (integrals.py)
+    "newer",
 )
 
 REPLICA = _layout(
@@ -162,8 +169,15 @@ CLUSTER = _layout(
     "changed",  # 1 if something happened that a waiting decision may depend on
     "queue",  # root of the global queue of shorts
     "n_queued",
+    "n_unstarted",  # shorts that have arrived and not been executed
+    "n_open_longs",  # longs that have arrived and not finished
     "longs",  # root of the global queue of longs
     "n_longs",
+    "oldest",  # of the shorts without a first token
+    "newest",
+    "next_late",  # the oldest of them that has not been there for the target of the tail
+    "next_missed",  # the same for the target of the first token
+    "n_late",  # shorts that wait, for longer than the target
     "shorts_wait",  # 1 if the policy lets the first short wait at this point in time
     "asked",  # which decision is due outside
     "pushing",  # root of the queue of KV pushes under way
@@ -226,6 +240,9 @@ SETTINGS = _layout(
     "knot_tokens",  # distance of the knots of the prefill table
     "long_class",  # of the replicas that serve longs: OPEN or RESERVED
     "record",  # 1: the timeline is kept
+    "watch",  # 1: shorts are compared with the next two targets
+    "tail_ps",  # of the wait
+    "slo_ps",  # of the first token
 )
 
 COSTS = _layout(
@@ -289,6 +306,7 @@ class State(NamedTuple):
     prefill_table_ps: Any  # int64[strategies, shapes, knots]
     decode_sync_ps: Any  # int64[shapes]
     decode_kv_ps: Any  # int64[D + 1]
+    sums: Any  # float64[N_SUMS]
     slices: Any  # SLICE[T]: the timeline
     log: Any  # LOG_ROW[L]
 
@@ -350,11 +368,13 @@ def allocate(
         prefill_table_ps=np.zeros((1, 1, 1), np.int64),
         decode_sync_ps=np.zeros(1, np.int64),
         decode_kv_ps=np.zeros(1, np.int64),
+        sums=np.zeros(N_SUMS),
         slices=_zeros(0, SLICE),
         log=_zeros(request_slots, LOG_ROW),
     )
     cluster = state.cluster[0]
-    cluster.queue = cluster.longs = cluster.thinking = cluster.pushing = NONE
+    for link in ("queue", "longs", "thinking", "pushing", "oldest", "newest", "next_late", "next_missed"):
+        cluster[link] = NONE
     cluster.next_pool_ps = NEVER_PS
     cluster.n_free = request_slots
     cluster.action = ASK

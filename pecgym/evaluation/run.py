@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pecgym.engine.simulator import warm_up
+from pecgym.engine.entry import warm_up
 from pecgym.errors import EngineError, PecGymError, SpecError
 from pecgym.evaluation.pictures import write_pictures
 from pecgym.evaluation.plan import EvaluationPlan, Job

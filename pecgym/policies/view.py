@@ -7,7 +7,7 @@ as it is at the decision's time, although busy replicas are simulated in runs.
 
 from __future__ import annotations
 
-from pecgym.engine.cluster import INDEX_BITS
+from pecgym.engine.cluster import INDEX_BITS, STRATEGY_BITS
 from pecgym.engine.compiled import question, rule
 from pecgym.engine.iteration import iterations_within, steps_started, token_term_ps
 from pecgym.engine.memory import blocks_to_admit, growth_blocks, prompt_share, reserved_now, resident, steps_since_join
@@ -70,10 +70,11 @@ def placement(replica: int, decode: int, preempt: bool) -> int:
 
 
 @question
-def group(anchor: int, degree: int, strategy: int) -> int:
+def group(anchor: int, degree: int, strategy: int, index: int = 0) -> int:
     """A long is served by `degree` replicas that are grown from the anchor, with a strategy of sequence parallelism
-    (index in pecgym.costs.parallel.STRATEGIES)."""
-    return anchor | (degree << INDEX_BITS) | (strategy << (2 * INDEX_BITS))
+    (index in pecgym.costs.parallel.STRATEGIES). index: which of the waiting longs, in their order."""
+    later = (strategy | (index << STRATEGY_BITS)) << (2 * INDEX_BITS)
+    return anchor | (degree << INDEX_BITS) | later
 
 
 # -- replicas -------------------------------------------------------------------------------------------------------

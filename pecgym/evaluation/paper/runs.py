@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pecgym.costs import load_cluster
-from pecgym.engine.simulator import warm_up
+from pecgym.engine.entry import warm_up
 from pecgym.errors import SpecError
 from pecgym.evaluation.configs import ScenarioConfig
 from pecgym.evaluation.paper.fit import Fit, Point, fit
