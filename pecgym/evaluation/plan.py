@@ -15,12 +15,12 @@ from typing import Any
 import numba
 import numpy as np
 
-from pecgym.cluster import Cluster, make_cluster
-from pecgym.costs import GroupCosts, group_costs, load_cluster, load_gpu, load_model
+from pecgym.cluster import Cluster
+from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.costs import load_cluster, load_gpu, load_model
 from pecgym.errors import SpecError
-from pecgym.evaluation.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.experiment import Experiment
 from pecgym.policies import load_policy
-from pecgym.scenario import scale_to_load
 from pecgym.units import HORIZON_S
 from pecgym.workload import Trace
 
@@ -88,31 +88,16 @@ class EvaluationPlan:
             raise SpecError(f"seeds={list(self.seeds)}: must be 0 or more")
         if self.until_s is not None and not 0 < self.until_s <= HORIZON_S:
             raise SpecError(f"until_s={self.until_s}: must be above 0, at most {HORIZON_S:.0f}")
-        cluster = self.cluster_for(self.policies[0], Trace(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64)), 0)
+        one_request = Trace(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64))
+        cluster = self.experiment(self.workload).with_trace(self.policies[0], one_request, 0)
         for policy in policies:
             policy.rules_with(cluster.profile.tp, **self.long.changes())
         return {rule for policy in policies for rule in (policy.choose, policy.start_rule, policy.pool)}
 
-    def cluster_for(
-        self, policy: str, trace: Trace, seed: int, arrival_scale: float = 1.0, record: bool = False
-    ) -> Cluster:
-        """The cluster of the plan under a policy and a trace.
-
-        arrival_scale: the factor on its rate, for tables. record: whether the log gets a timeline.
-        """
-        return make_cluster(
-            self.model,
-            self.cluster,
-            policy,
-            trace,
-            self.engine.load(),
-            seed=seed,
-            tp=self.tp,
-            profile=self.profile,
-            scenario_label=self.scenario.label(),
-            arrival_scale=arrival_scale,
-            rules=self.long.changes(),
-            record=record,
+    def experiment(self, workload: WorkloadConfig) -> Experiment:
+        """The runs of a plan on a workload."""
+        return Experiment(
+            self.model, self.cluster, self.engine, workload, self.scenario, self.long, self.profile, self.tp
         )
 
 
@@ -127,16 +112,7 @@ class Job:
 
     def make(self, record: bool = False) -> Cluster:
         """The cluster of this run, with its workload at the scenario's load; record: with a timeline."""
-        trace = self.workload.load(self.seed)
-        load, scale = self.plan.scenario.load, self.workload.speedup
-        if load is not None:
-            cluster = self.plan.cluster_for(self.policy, trace, self.seed)
-            per_node = cluster.spec.gpus_per_node // cluster.profile.tp
-            trace, factor = scale_to_load(
-                trace, load, cluster.n_replicas, cluster.profile, cluster.engine, _group_costs(cluster), per_node
-            )
-            scale *= factor
-        return self.plan.cluster_for(self.policy, trace, self.seed, scale, record)
+        return self.plan.experiment(self.workload).make(self.policy, self.seed, record)
 
     def key(self) -> str:
         """A name for its files that changes with whatever may change its result: settings, files, the code.
@@ -156,14 +132,6 @@ class Job:
         ]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         return f"{re.sub('[^A-Za-z0-9_-]', '.', self.policy)}-seed{self.seed}-{digest}"
-
-
-def _group_costs(cluster: Cluster) -> GroupCosts | None:
-    """What groups of the cluster's replicas take, None without longs."""
-    longs = cluster.trace.input_tokens[cluster.trace.is_long]
-    if not len(longs):
-        return None
-    return group_costs(cluster.model, load_gpu(cluster.spec.gpu), cluster.spec, cluster.profile, int(longs.max()))
 
 
 @cache

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pecgym.configs import ScenarioConfig
 from pecgym.costs import load_cluster
 from pecgym.engine.entry import warm_up
 from pecgym.errors import SpecError
-from pecgym.evaluation.configs import ScenarioConfig
 from pecgym.evaluation.paper.fit import Fit, Point, fit
 from pecgym.evaluation.paper.targets import WITHOUT_LONGS, models, targets
 from pecgym.evaluation.pictures import report_of
