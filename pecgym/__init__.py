@@ -3,6 +3,7 @@
 from pecgym.analysis import RequestLog
 from pecgym.cluster import Cluster, make_cluster
 from pecgym.engine import EngineSettings
+from pecgym.envs import env_ids
 from pecgym.errors import PecGymError
 from pecgym.policies import WAIT, Policy
 from pecgym.workload import ClosedLoop, Trace, load_trace
@@ -18,6 +19,7 @@ __all__ = [
     "Policy",
     "RequestLog",
     "Trace",
+    "env_ids",
     "load_trace",
     "make_cluster",
 ]

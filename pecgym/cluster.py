@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Cluster:
         self.policy, self.workload, self.seed, self.scenario = policy, workload, seed, scenario
         self.trace = workload.lengths if isinstance(workload, ClosedLoop) else workload
         self.n_replicas = spec.replica_count(profile.tp)
-        self.simulator = self._new_simulator()
+        self.simulator = self.new_simulator()
         if isinstance(workload, ClosedLoop):
             self.simulator.load_closed_loop(workload)
         else:
@@ -105,7 +106,7 @@ class Cluster:
                     return
                 yield chunk
 
-        simulator = self._new_simulator(longest_long_tokens)
+        simulator = self.new_simulator(longest_long_tokens)
         started = time.perf_counter()
         simulator.load_stream(timed(chunks), sink)
         simulator.run()
@@ -130,21 +131,27 @@ class Cluster:
 
     def log(self) -> RequestLog:
         """What has happened so far."""
-        finished, waiting = self.simulator.finished(), self.simulator.unfinished()
+        return self.log_of(self.simulator)
+
+    def log_of(self, simulator: Simulator, since_ps: int = 0) -> RequestLog:
+        """What has happened in a simulator of this cluster (`new_simulator`), in times since `since_ps`."""
+        finished, waiting = simulator.finished(), simulator.unfinished()
         pending = np.zeros(len(waiting), finished.dtype).view(np.recarray)
         for name in set(finished.dtype.names) & set(waiting.dtype.names):
             pending[name] = waiting[name]
         pending.finish_ps = NEVER
         rows: Any = np.concatenate([finished, pending]).view(np.recarray)
         rows = rows[np.argsort(rows.row)]
+        facts = self.facts(
+            int(rows.input_tokens.max(initial=0)), int((rows.input_tokens + rows.output_tokens).max(initial=0))
+        )
+        busy_s = ps_to_seconds(simulator.busy_ps())
         return RequestLog(
-            ps={event: rows[f"{event}_ps"].copy() for event in TIME_COLUMNS},
+            ps={event: _since(rows[f"{event}_ps"], since_ps) for event in TIME_COLUMNS},
             counts={name: rows[name].copy() for name in COUNT_COLUMNS},
             timeline=self._timeline() if self.record else None,
             is_long=self.trace.is_long[rows.row],
-            facts=self.facts(
-                int(rows.input_tokens.max(initial=0)), int((rows.input_tokens + rows.output_tokens).max(initial=0))
-            ),
+            facts=replace(facts, end_s=simulator.now_s - float(ps_to_seconds(since_ps)), busy_s=busy_s),
         )
 
     def _timeline(self) -> Timeline:
@@ -180,7 +187,12 @@ class Cluster:
             notes=(note,) if note else (),
         )
 
-    def _new_simulator(self, longest_long_tokens: int = 0) -> Simulator:
+    def new_simulator(self, longest_long_tokens: int = 0, **changes: Any) -> Simulator:
+        """Another simulator of this cluster, without a workload.
+
+        longest_long_tokens: the longest long prompt that it must serve, if not of this cluster's workload. changes:
+        keyword arguments of Simulator.
+        """
         stream = random_stream(self.seed, "policy")
         policy, engine = self.policy, self.engine
         setup: dict[str, Any] = {
@@ -191,22 +203,14 @@ class Cluster:
             "record": self.record,
         }
         if policy is None:
-            return Simulator(self.n_replicas, self.profile, engine, **setup)
+            return Simulator(self.n_replicas, self.profile, engine, **(setup | changes))
         if policy.queue_order is not None:
             engine = engine.with_changes(queue_order=policy.queue_order)
         if policy.preemptive is not None:
             engine = engine.with_changes(preemptive=policy.preemptive)
-        return Simulator(
-            self.n_replicas,
-            self.profile,
-            engine,
-            choose=policy.choose,
-            start=policy.start_rule,
-            pool=policy.pool,
-            load=policy.load,
-            global_order=policy.global_order,
-            **setup,
-        )
+        setup |= {"choose": policy.choose, "start": policy.start_rule, "pool": policy.pool}
+        setup |= {"load": policy.load, "global_order": policy.global_order}
+        return Simulator(self.n_replicas, self.profile, engine, **(setup | changes))
 
     def _topology(self) -> Topology:
         gpu, tp = load_gpu(self.spec.gpu), self.profile.tp
@@ -222,6 +226,10 @@ class Cluster:
         if longest == 0:
             return None
         return group_costs(self.model, load_gpu(self.spec.gpu), self.spec, self.profile, longest)
+
+
+def _since(times_ps: Any, since_ps: int) -> Any:
+    return np.where(times_ps == NEVER, NEVER, times_ps - since_ps)
 
 
 def _check_profile(profile: Profile, model: ModelSpec, spec: ClusterSpec) -> None:

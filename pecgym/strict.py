@@ -49,24 +49,33 @@ def load_strict(schema: type[T], path: Path, error: type[PecGymError]) -> T:
         raise error(f"{path}: not readable as YAML: {problem}") from problem
     if not isinstance(given, DictConfig):
         raise error(f"{path}: expected a mapping of keys to values; the files that ship with the package are examples")
+    return from_mapping(schema, given, str(path), error)
+
+
+def from_mapping(schema: type[T], given: Any, where: str, error: type[PecGymError]) -> T:
+    """A mapping of keys to values as the dataclass `schema`.
+
+    Raises `error`, naming `where` and the key, for what `load_strict` refuses.
+    """
     blank = OmegaConf.structured(schema)
     try:
+        given = OmegaConf.create(given)
         merged = OmegaConf.merge(blank, given)
         missing = sorted(OmegaConf.missing_keys(merged))
         if missing:
-            raise error(f"{path}: missing key{'s' if len(missing) > 1 else ''} {', '.join(missing)}; add them")
+            raise error(f"{where}: missing key{'s' if len(missing) > 1 else ''} {', '.join(missing)}; add them")
         loaded: Any = OmegaConf.to_object(merged)
     except ConfigKeyError as problem:
         key = problem.full_key or str(problem.key)
-        raise error(f"{path}: unknown key {key!r}; valid keys here: {', '.join(_siblings(schema, key))}") from problem
+        raise error(f"{where}: unknown key {key!r}; valid keys here: {', '.join(_siblings(schema, key))}") from problem
     except ValidationError as problem:
         reason = str(problem.msg).splitlines()[0]
-        raise error(f"{path}: key {problem.full_key!r} has a value of the wrong type: {reason}") from problem
+        raise error(f"{where}: key {problem.full_key!r} has a value of the wrong type: {reason}") from problem
     except OmegaConfBaseException as problem:
-        raise error(f"{path}: {str(problem).splitlines()[0]}") from problem
+        raise error(f"{where}: {str(problem).splitlines()[0]}") from problem
     except PecGymError as problem:
-        raise error(str(problem) if str(path) in str(problem) else f"{path}: {problem}") from problem
-    _refuse_converted(OmegaConf.to_container(given), loaded, path, "", error)
+        raise error(str(problem) if where in str(problem) else f"{where}: {problem}") from problem
+    _refuse_converted(OmegaConf.to_container(given), loaded, where, "", error)
     return loaded  # type: ignore[no-any-return]
 
 
@@ -79,19 +88,19 @@ def _siblings(schema: type[Any], full_key: str) -> list[str]:
     return [each.name for each in fields(holder)] if is_dataclass(holder) else []
 
 
-def _refuse_converted(raw: Any, loaded: Any, path: Path, where: str, error: type[PecGymError]) -> None:
+def _refuse_converted(raw: Any, loaded: Any, source: str, where: str, error: type[PecGymError]) -> None:
     """Refuse text and booleans that OmegaConf turned into numbers on its own."""
     if isinstance(raw, dict):
         for key, value in raw.items():
             inner = getattr(loaded, str(key)) if is_dataclass(loaded) else loaded[key]
-            _refuse_converted(value, inner, path, f"{where}.{key}".lstrip("."), error)
+            _refuse_converted(value, inner, source, f"{where}.{key}".lstrip("."), error)
     elif isinstance(raw, list):
         for index, (value, inner) in enumerate(zip(raw, loaded, strict=True)):
-            _refuse_converted(value, inner, path, f"{where}[{index}]", error)
+            _refuse_converted(value, inner, source, f"{where}[{index}]", error)
     elif isinstance(raw, str | bool) and isinstance(loaded, int | float) and type(raw) is not type(loaded):
-        raise error(f"{path}: key {where!r} has the value {raw!r} where a number belongs; write it without quotes")
+        raise error(f"{source}: key {where!r} has the value {raw!r} where a number belongs; write it without quotes")
     elif isinstance(loaded, str) and not isinstance(raw, str):
-        raise error(f"{path}: key {where!r} has the value {raw!r} where text belongs; put it in quotes")
+        raise error(f"{source}: key {where!r} has the value {raw!r} where text belongs; put it in quotes")
 
 
 def check_types(settings: Any, prefix: str, error: type[PecGymError]) -> None:

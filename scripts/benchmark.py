@@ -22,6 +22,8 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
+import gymnasium
+import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -174,6 +176,71 @@ def first_run(repeats: int) -> Iterator[Row]:
         yield at_most("later run: import and first request", median(seconds() for _ in range(repeats)), "s", 2.0)
 
 
+def masked_actions(random: np.random.Generator, mask: Any, sizes: Any) -> Any:
+    """int64[N, components]: for each copy an action that is uniform over what its mask, int8[N, M], allows."""
+    keys = random.random(mask.shape) * mask
+    ends = np.cumsum(sizes)
+    return np.stack([keys[:, end - size : end].argmax(axis=1) for size, end in zip(sizes, ends, strict=True)], axis=1)
+
+
+def single_environment(env_id: str, repeats: int, decisions: int = 20_000) -> Iterator[Row]:
+    """One copy by gym.make, wrappers included, under a random policy: `step` and the resets between episodes, not the
+    policy."""
+    env = gymnasium.make(env_id)
+    sizes = env.get_wrapper_attr("action_space").nvec
+    figures = []
+    for repeat in range(max(1, repeats // 3)):
+        random = np.random.default_rng(repeat)
+        _, info = env.reset(seed=repeat)
+        seconds = 0.0
+        for _ in range(decisions):
+            action = masked_actions(random, np.concatenate(info["action_mask"])[None], sizes)[0]
+            started = time.perf_counter()
+            _, _, terminated, truncated, info = env.step(action)
+            if terminated or truncated:
+                _, info = env.reset()
+            seconds += time.perf_counter() - started
+        figures.append(decisions / seconds)
+    yield at_least(f"{env_id}, 1 copy", median(figures), "decisions/s", 5e4)
+
+
+def vector_environment(env_id: str, repeats: int, copies: int = 64, steps: int = 2_000) -> Iterator[Row]:
+    """The native vector environment under a random policy, copies that end begin anew; also with the time of drawing
+    the actions, and one by one through Gymnasium's SyncVectorEnv."""
+    for name, mode, n in (("", "vector_entry_point", steps), (" (SyncVectorEnv)", "sync", steps // 10)):
+        envs = gymnasium.make_vec(env_id, num_envs=copies, vectorization_mode=mode)
+        sizes = envs.single_action_space.nvec
+        figures, with_policy = [], []
+        for repeat in range(max(1, repeats // 5)):
+            random = np.random.default_rng(repeat)
+            _, info = envs.reset(seed=repeat)
+            seconds = 0.0
+            began = time.perf_counter()
+            for _ in range(n):
+                mask = info["action_mask"]
+                if mode == "sync":
+                    mask = np.concatenate([np.stack(part) for part in mask], axis=1)
+                actions = masked_actions(random, mask, sizes)
+                started = time.perf_counter()
+                _, _, _, _, info = envs.step(actions)
+                seconds += time.perf_counter() - started
+            figures.append(n * copies / seconds)
+            with_policy.append(n * copies / (time.perf_counter() - began))
+        label = f"{env_id}, {copies} copies{name}"
+        if mode == "sync":
+            yield Row(label, median(figures), "decisions/s", None, None)
+        else:
+            yield at_least(label, median(figures), "decisions/s", 5e5)
+            yield Row(f"{label}, drawing included", median(with_policy), "decisions/s", None, None)
+
+
+def environment(repeats: int) -> Iterator[Row]:
+    """Cluster-v0 as it is by default: 8 replicas of Llama-3.1-70B on 32 A100s; then 32 replicas of Mistral-7B."""
+    for env_id in ("pecgym/Cluster-v0", "pecgym/PecSched-Mistral7B-v0", "pecgym/Replica-v0"):
+        yield from single_environment(env_id, repeats)
+        yield from vector_environment(env_id, repeats)
+
+
 def memory(repeats: int) -> Iterator[Row]:
     """Peak memory of this process, after the rows before it."""
     yield Row("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB", None, None)
@@ -193,6 +260,7 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[Row]]] = {
     "growth_jsq_tokens": lambda n: growth("jsq_tokens", n),
     "growth_pecsched": lambda n: growth("pecsched", n),
     "growth_pecsched_longs": lambda n: growth("pecsched", n, longs=True),
+    "environment": environment,
     "memory": memory,
     "week": week,
     "first_run": first_run,

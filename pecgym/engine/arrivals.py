@@ -93,6 +93,7 @@ def arrive(state: State) -> None:
             key = request.input_tokens
         cluster.longs = queue_push(state.requests, cluster.longs, slot, key, cluster.sequence)
         cluster.n_longs += 1
+        cluster.longs_version += 1
         cluster.n_open_longs += 1
     else:
         key = order_key(settings.global_order, request, 0)

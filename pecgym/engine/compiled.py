@@ -59,7 +59,7 @@ def compile_cached(function: Callable[..., Any], signature: Any, announced_as: s
 
     announced_as: what a line on stderr says is being compiled, the first time; empty for what takes a second or two.
     """
-    folder = cache_folder()
+    folder = cache_folder(function.__module__)
     marker = folder / f"{function.__module__}.{function.__qualname__}.compiled"
     first_time = announced_as != "" and not marker.exists() and not numba.config.DISABLE_JIT
     if first_time:
@@ -94,15 +94,20 @@ def _cache_can_be_trusted(function: Callable[..., Any]) -> bool:
     return Path(function.__code__.co_filename).resolve().is_relative_to(_PACKAGE)
 
 
+def cache_folder(module: str = "pecgym.engine") -> Path:
+    """Where this version's compiled code of a module is: under $PECGYM_CACHE_DIR, else the user's cache, else a
+    temporary one."""
+    return _cache_folder(("engine", "policies", "envs") if module.startswith("pecgym.envs") else ("engine", "policies"))
+
+
 @cache
-def cache_folder() -> Path:
-    """Where this version's compiled code is: under $PECGYM_CACHE_DIR, else the user's cache, else a temporary one."""
+def _cache_folder(packages: tuple[str, ...]) -> Path:
     base = os.environ.get("PECGYM_CACHE_DIR") or platformdirs.user_cache_dir("pecgym")
     for candidate in (
         Path(base),
         Path(tempfile.gettempdir()) / f"pecgym-{os.getuid() if hasattr(os, 'getuid') else 0}",
     ):
-        folder = candidate / "kernels" / _sources_hash()
+        folder = candidate / "kernels" / _sources_hash(packages)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -112,9 +117,9 @@ def cache_folder() -> Path:
     raise OSError(f"no folder to keep compiled code in: tried {base} and the temporary folder; set PECGYM_CACHE_DIR")
 
 
-def _sources_hash() -> str:
+def _sources_hash(packages: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for package in ("engine", "policies"):
+    for package in packages:
         for path in sorted((_PACKAGE / package).rglob("*.py")):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())

@@ -133,6 +133,7 @@ def start_long(state: State, anchor: int, degree: int, strategy: int, index: int
         return False
     cluster.longs = rest
     cluster.n_longs -= 1
+    cluster.longs_version += 1
     return True
 
 

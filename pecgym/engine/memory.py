@@ -56,6 +56,12 @@ def held_tokens(replica: Any, request: Any, steps_ahead: int) -> int:
 
 
 @rule
+def _phase_after(phase: int, block: int) -> int:
+    """Which decodes take a block in the step after that of `phase`; a remainder would take longer."""
+    return phase - 1 if phase > 0 else block - 1
+
+
+@rule
 def growth_blocks(state: State, r: int, steps: int) -> int:
     """Blocks that the decodes of replica r take over their next `steps` decode iterations."""
     replica = state.replicas[r]
@@ -64,10 +70,10 @@ def growth_blocks(state: State, r: int, steps: int) -> int:
     block = state.settings[0].block_tokens
     rounds = steps // block
     grown = rounds * replica.n_decodes
-    step = replica.decode_steps + rounds * block
+    phase = (-replica.decode_steps) % block
     for _ in range(steps - rounds * block):
-        grown += state.phases[r, (-step) % block]
-        step += 1
+        grown += state.phases[r, phase]
+        phase = _phase_after(phase, block)
     return grown
 
 
@@ -83,10 +89,12 @@ def steps_before_overflow(state: State, r: int, wanted: int) -> int:
     rounds = free // replica.n_decodes
     left = free - rounds * replica.n_decodes
     steps = rounds * block
+    phase = (-replica.decode_steps) % block
     while steps < wanted:
-        left -= state.phases[r, (-(replica.decode_steps + steps)) % block]
+        left -= state.phases[r, phase]
         if left < 0:
             break
+        phase = _phase_after(phase, block)
         steps += 1
     return steps
 

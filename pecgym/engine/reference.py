@@ -8,6 +8,7 @@ compilation (NUMBA_DISABLE_JIT) rules get the tuple and the functions themselves
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -107,8 +108,28 @@ def _read_entry(context: Any, builder: Any, typ: Any, value: Any, attr: str) -> 
     return array._getvalue()
 
 
+_OBJECTS: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+
+class _Held:
+    """An object that stands for an address where nothing is compiled."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+
+def held_address(found: Any) -> tuple[int, Any]:
+    """An address that can be kept in an array, and what keeps it valid; found: an address already or, without
+    compilation, the tuple of arrays or function itself, for which a number stands."""
+    if isinstance(found, int):
+        return found, None
+    holder = _Held(found)
+    _OBJECTS[id(holder)] = holder
+    return id(holder), holder
+
+
 def _same(found: Any) -> Any:
-    return found
+    return _OBJECTS[int(found)].held if isinstance(found, int | np.integer) else found
 
 
 def table_reader(table: TableType) -> Any:
@@ -161,3 +182,8 @@ def table_of(arrays: Any) -> Any:
         table[i * _WORDS] = array.ctypes.data
         table[i * _WORDS + 1 : i * _WORDS + 1 + array.ndim] = array.shape
     return table
+
+
+def reference_to(arrays: Any, table: Any) -> Any:
+    """What compiled code takes for a tuple of arrays: the address of its table; without compilation, the tuple."""
+    return arrays if numba.config.DISABLE_JIT else int(table.ctypes.data)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numba
 import numpy as np
 
 from pecgym.costs import GroupCosts, Profile
@@ -17,7 +16,7 @@ from pecgym.engine import state as layout
 from pecgym.engine.cluster import INDEX_BITS
 from pecgym.engine.entry import POLICY, ask_outside, compile_policy, compiled_classify, compiled_run, compiled_users
 from pecgym.engine.long_rules import LongRules, Topology
-from pecgym.engine.reference import address_of, table_of
+from pecgym.engine.reference import address_of, reference_to, table_of
 from pecgym.engine.settings import EngineSettings
 from pecgym.engine.workload_checks import check_sizes
 from pecgym.errors import EngineError
@@ -182,9 +181,9 @@ class Simulator:
         self._run = compiled_run()
 
     @property
-    def _reference(self) -> Any:
-        """What compiled code takes for the state: the address of its table."""
-        return self._state if numba.config.DISABLE_JIT else self._table.ctypes.data
+    def reference(self) -> Any:
+        """What compiled code takes for the state (state_at): the address of its table, until an array is replaced."""
+        return reference_to(self._state, self._table)
 
     def _set_group_costs(self, costs: GroupCosts) -> None:
         self.state.settings[0].knot_tokens = costs.step_tokens
@@ -207,7 +206,7 @@ class Simulator:
         for count, role in ((n_pool, layout.DECODE_ROLE), (n_reserved, layout.LONG_ROLE)):
             for r in range(n - count, n):
                 state.replicas[r].role = role
-                compiled_classify()(self._reference, r)
+                compiled_classify()(self.reference, r)
 
     def load_trace(self, trace: Trace) -> None:
         """The workload: a whole trace."""
@@ -267,7 +266,7 @@ class Simulator:
         cluster.closed_loop = 1
         cluster.think_ps = seconds_to_ps(loop.think_s)
         starts = seconds_to_ps(np.arange(n_users) * loop.stagger_s)
-        compiled_users()(self._reference, starts)
+        compiled_users()(self.reference, starts)
 
     def run(self, until_s: float = math.inf) -> bool:
         """Runs until everything is served, or to `until_s`; True if nothing is left to happen."""
@@ -364,7 +363,10 @@ class Simulator:
         stalled = (groups.phase == layout.PREFILL_STALLED) | (groups.phase == layout.DECODE_STALLED)
         serving = replicas.status == layout.SERVING
         until = np.where(serving & stalled, np.minimum(now, groups.stop_ps), now)
-        working = serving | (replicas.status == layout.RUNNING)
+        # What ends at this moment has been counted; at a decision its next event is not known yet.
+        working = (serving & (self.state.event_ps[replicas.lead] != layout.NEVER_PS)) | (
+            replicas.status == layout.RUNNING
+        )
         return replicas.busy_ps + np.where(working, np.maximum(until - replicas.started_ps, 0), 0)
 
     def timeline(self) -> Any:
@@ -375,28 +377,33 @@ class Simulator:
     def _advance(self, until_s: float, max_points: int) -> int:
         until_ps = layout.NEVER_PS if math.isinf(until_s) else seconds_to_ps(until_s)
         while True:
-            status = int(self._run(self._reference, *self._policy, until_ps, max_points))
+            status = int(self._run(self.reference, *self._policy, until_ps, max_points))
             if status == layout.NEED_ROWS:
                 self._feed_next()
             elif status == layout.NEED_SPACE:
-                self._make_space()
-            elif status == layout.BAD_ACTION:
-                raise EngineError(
-                    f"the policy's answer at {self.now_s:.3f} s cannot be done: a short goes to a replica "
-                    f"0..{len(self.state.replicas) - 1} that is not set apart for decodes or for longs, and decodes "
-                    "there or on a decode replica; a long goes to as many free replicas as hold it"
-                )
-            elif status == layout.TOO_LATE:
-                raise EngineError(
-                    f"{int(self.state.cluster[0].n_live)} requests are unfinished after {HORIZON_S:.0f} s (46 days), "
-                    "where the engine's time ends: use a shorter workload, or more replicas"
-                )
+                self.make_space()
+            elif status in (layout.BAD_ACTION, layout.TOO_LATE):
+                raise self.failure(status)
             else:
                 return status
             if self.state.cluster[0].phase != layout.PHASE_NEXT and max_points > 0:
                 max_points -= 1  # the point in time that needed room is under way, and counts
 
-    def _make_space(self) -> None:
+    def failure(self, status: int) -> EngineError:
+        """What has gone wrong when the engine came back with this status."""
+        if status == layout.BAD_ACTION:
+            return EngineError(
+                f"the policy's answer at {self.now_s:.3f} s cannot be done: a short goes to a replica "
+                f"0..{len(self.state.replicas) - 1} that is not set apart for decodes or for longs, and decodes "
+                "there or on a decode replica; a long goes to as many free replicas as hold it"
+            )
+        return EngineError(
+            f"{int(self.state.cluster[0].n_live)} requests are unfinished after {HORIZON_S:.0f} s (46 days), where the "
+            "engine's time ends: use a shorter workload, or more replicas"
+        )
+
+    def make_space(self) -> None:
+        """Larger arrays where the engine has run out of room."""
         cluster = self.state.cluster[0]
         if self._sink is not None and cluster.n_logged:
             self._sink(self.finished().copy())

@@ -173,6 +173,7 @@ CLUSTER = _layout(
     "n_open_longs",  # longs that have arrived and not finished
     "longs",  # root of the global queue of longs
     "n_longs",
+    "longs_version",  # changes whenever a long begins or ceases to wait
     "oldest",  # of the shorts without a first token
     "newest",
     "next_late",  # the oldest of them that has not been there for the target of the tail

@@ -173,3 +173,12 @@ def test_rules_of_a_wrong_type_or_size_are_refused(changes: dict[str, object], m
         LongRules().with_changes(**changes)
     with pytest.raises(SpecError, match="replicas_per_node=0: must be above 0"):
         Topology(0)
+
+
+def test_what_ends_at_the_moment_of_a_decision_is_counted_once_as_busy() -> None:
+    simulator = make([(0, 30, 3, LONG), (1800, 5, 1, SHORT)], policy=None, replicas=1)
+    assert simulator.next_decision().kind == "start"
+    simulator.apply(group(0, 1, FAST))
+    assert simulator.next_decision().kind == "place"
+    assert simulator.state.cluster[0].now_ps == 1800, "when the prefill of the long ends"
+    assert simulator.busy_ps().tolist() == [1800]

@@ -1,0 +1,143 @@
+"""The compiled step of N copies of Cluster-v0: answers, lets the engine run to the next decision, and observes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pecgym.engine.compiled import rule, separate_rule
+from pecgym.engine.entry import RUN
+from pecgym.engine.integrals import elapse
+from pecgym.engine.reference import function_reader, state_at
+from pecgym.engine.state import DECISION, DONE, NEED_SPACE, NONE, PAUSED, PHASE_DISPATCH, WAIT, State
+from pecgym.envs.actions import (
+    INVALID,
+    allow_one_each,
+    consider,
+    engine_action,
+    reference_action,
+    reference_answer,
+    take_first_allowed,
+)
+from pecgym.envs.arrays import (
+    BEGIN,
+    FAILED,
+    FINE,
+    NEEDS_SPACE,
+    REFUSED,
+    REST,
+    RUNNING,
+    STEP,
+    TERMINATED,
+    TRUNCATED,
+    cluster_arrays_at,
+)
+from pecgym.envs.observation import observe
+from pecgym.envs.rewards import settle_account, start_account
+
+_run_at = function_reader(RUN)
+
+
+@rule
+def ask_again(state: State, retry_ps: int, until_ps: int) -> bool:
+    """Nothing will happen any more, and somebody waits: the policy is asked again after a while; False if the episode
+    ends before, or nobody waits for a decision."""
+    cluster = state.cluster[0]
+    if cluster.n_queued + cluster.n_longs == 0 or cluster.now_ps + retry_ps > until_ps:
+        elapse(state, max(until_ps, cluster.now_ps))
+        return False
+    elapse(state, cluster.now_ps + retry_ps)
+    cluster.changed = 1
+    cluster.phase = PHASE_DISPATCH
+    return True
+
+
+@rule
+def _warming_up(c: Any, i: int, state: State) -> bool:
+    """Whether the reference policy still decides; when it has ended, what it did is not charged."""
+    copy = c.copies[i]
+    if copy.warm_until_ps == NONE:
+        return False
+    if state.cluster[0].now_ps < copy.warm_until_ps:
+        return True
+    copy.warm_until_ps = NONE
+    start_account(c, i, state)
+    return False
+
+
+@separate_rule
+def _to_next_decision(c: Any, i: int, state: State) -> int:
+    """Runs copy i until its agent has something to decide, or its episode ends; the new status."""
+    copy = c.copies[i]
+    shared = c.shared[0]
+    run = _run_at(shared.run)
+    cluster = state.cluster[0]
+    while True:
+        outcome = run(copy.state, copy.choose, copy.start, copy.pool, copy.until_ps, -1)
+        if outcome == DECISION:
+            kind = cluster.asked
+            if _warming_up(c, i, state):
+                cluster.action = reference_answer(c, i, state, kind)
+            elif consider(c, i, state, kind) or shared.skip_forced == 0:
+                copy.kind = kind
+                return FINE
+            else:
+                take_first_allowed(c, i)
+                cluster.action = engine_action(c, i, state, kind)
+        elif outcome == DONE and cluster.n_live == 0:
+            copy.ended = TERMINATED
+            return FINE
+        elif outcome == PAUSED or (outcome == DONE and not ask_again(state, shared.retry_ps, copy.until_ps)):
+            copy.ended = TRUNCATED
+            return FINE
+        elif outcome != DONE:
+            copy.outcome = outcome
+            return NEEDS_SPACE if outcome == NEED_SPACE else FAILED
+
+
+@rule
+def _answer(c: Any, i: int, state: State) -> int:
+    """Gives the agent's action to the engine; an invalid one is to wait, or refused. Returns the status."""
+    copy = c.copies[i]
+    action = engine_action(c, i, state, copy.kind)
+    if action == INVALID:
+        if c.shared[0].strict == 1:
+            return REFUSED
+        copy.invalid += 1
+        action = WAIT
+    copy.decisions += 1
+    state.cluster[0].action = action
+    return FINE
+
+
+def advance(address: int) -> int:
+    """Steps every copy that has something to do; returns how many need attention: they ended, or their status is not
+    FINE."""
+    c = cluster_arrays_at(address)
+    attention = 0
+    for i in range(len(c.copies)):
+        copy = c.copies[i]
+        if copy.todo == REST:
+            continue
+        state = state_at(copy.state)
+        copy.status = FINE
+        if copy.todo == STEP and copy.kind != NONE:
+            copy.status = _answer(c, i, state)
+        if copy.status == FINE and copy.ended == RUNNING:
+            copy.kind = NONE
+            copy.status = _to_next_decision(c, i, state)
+        if copy.status == FINE:
+            if copy.ended != RUNNING:
+                allow_one_each(c, i)
+            observe(c, i, state)
+            if copy.todo != BEGIN:
+                settle_account(c, i, state)
+        if copy.status != FINE or copy.ended != RUNNING:
+            attention += 1
+    return attention
+
+
+def imitate(address: int, i: int) -> bool:
+    """Writes what the reference policy would do now as the action of copy i; False if no action means the same."""
+    c = cluster_arrays_at(address)
+    state = state_at(c.copies[i].state)
+    return reference_action(c, i, state, c.copies[i].kind)

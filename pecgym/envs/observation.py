@@ -1,0 +1,269 @@
+"""What an agent sees of Cluster-v0: the features of pecgym.envs.spaces, in their order.
+
+Nothing here depends on an output length that is not known: not the end of a run of decodes, nor what admission set
+aside for outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pecgym.engine.compiled import rule, separate_rule
+from pecgym.engine.iteration import iterations_within, run_ps
+from pecgym.engine.memory import blocks_of, growth_blocks
+from pecgym.engine.state import (
+    DECODE,
+    GROUP_GATHERING,
+    N_CLASSES,
+    NONE,
+    OPEN,
+    PLACE_SHORT,
+    PREFILL,
+    RUNNING,
+    SECONDS_PER_PS,
+    SERVING,
+    START_LONG,
+    State,
+)
+from pecgym.envs.actions import list_longs
+from pecgym.policies.view import fewest_replicas
+
+RATE_SECONDS = 60.0
+
+
+@rule
+def _half_at(x: float, half: float) -> float:
+    return x / (x + half)
+
+
+@rule
+def _log(x: float, most: float) -> float:
+    return min(math.log2(1.0 + x) / most, 1.0)
+
+
+@rule
+def _seconds_since(state: State, time_ps: int) -> float:
+    return (state.cluster[0].now_ps - time_ps) * SECONDS_PER_PS
+
+
+@rule
+def _prefill_left_ps(state: State, lead: int) -> int:
+    """What is left of the prefill of a group's long, undisturbed; 0 once it decodes."""
+    group = state.groups[lead]
+    if group.phase >= DECODE:
+        return 0
+    left = group.work_ps - group.done_ps
+    if group.phase == PREFILL:
+        left -= state.cluster[0].now_ps - state.replicas[lead].started_ps
+    return max(left, 0)
+
+
+@rule
+def _until_boundary_ps(state: State, r: int, done: int) -> int:
+    """Until the running iteration of replica r ends, or the running prefill of its long; 0 if neither runs.
+
+    done: iterations of the run under way that have ended.
+    """
+    replica = state.replicas[r]
+    if replica.status == SERVING:
+        phase = state.groups[replica.lead].phase
+        if phase == PREFILL:
+            return _prefill_left_ps(state, replica.lead)
+        if phase != DECODE:
+            return 0
+        replica = state.replicas[replica.lead]
+    if done >= replica.n_iterations:
+        return 0
+    return run_ps(replica, done + 1) - (state.cluster[0].now_ps - replica.started_ps)
+
+
+@rule
+def _iterations_done(state: State, r: int) -> int:
+    """Iterations that have ended of the run under way of replica r, or of the group whose long it decodes."""
+    replica = state.replicas[r]
+    if replica.status == SERVING:
+        if state.groups[replica.lead].phase != DECODE:
+            return 0
+        replica = state.replicas[replica.lead]
+    if replica.n_iterations == 1:
+        return 0
+    return iterations_within(replica, state.cluster[0].now_ps - replica.started_ps)
+
+
+@rule
+def _kv_blocks(state: State, r: int, done: int) -> int:
+    """KV blocks in use now; those that a long has been given for its output are left out.
+
+    done: iterations of the run under way that have ended; the next one has taken its memory.
+    """
+    replica = state.replicas[r]
+    used = replica.used_blocks
+    if replica.status == RUNNING and replica.with_decodes == 1:
+        used += growth_blocks(state, r, min(done + 1, replica.n_iterations))
+    if replica.lead != NONE:
+        group = state.groups[replica.lead]
+        if group.phase != GROUP_GATHERING:
+            prompt = state.requests[group.slot].input_tokens
+            used += blocks_of(state.settings[0], (prompt + group.degree - 1) // group.degree) - group.share_blocks
+    return used
+
+
+@rule
+def _observe_long(state: State, lead: int, row: Any) -> None:
+    group = state.groups[lead]
+    request = state.requests[group.slot]
+    left_ps = _prefill_left_ps(state, lead)
+    row[17] = _half_at(left_ps * SECONDS_PER_PS, 10.0)
+    row[18] = 1.0 - left_ps / group.work_ps
+    row[19] = group.degree / 32.0
+    row[20] = _half_at(request.preemptions, 4.0)
+    row[21] = _half_at(_seconds_since(state, request.arrival_ps), 60.0)
+
+
+@rule
+def _observe_replicas(c: Any, i: int, state: State) -> None:
+    settings = state.settings[0]
+    per_node = settings.replicas_per_node
+    n_replicas = len(state.replicas)
+    open_on_node = 0.0
+    for r in range(n_replicas):
+        replica = state.replicas[r]
+        row = c.replicas[i, r]
+        if r % per_node == 0:
+            size = min(per_node, n_replicas - r)
+            count = 0
+            for other in range(r, r + size):
+                if state.replicas[other].place_class == OPEN:
+                    count += 1
+            open_on_node = count / size
+        for k in range(N_CLASSES):
+            row[k] = replica.place_class == k
+        row[8] = _half_at(replica.n_requests, 16.0)
+        row[9] = _half_at(replica.n_waiting, 16.0)
+        row[10] = _half_at(replica.queued_tokens, settings.max_batch_tokens)
+        row[11] = replica.n_decodes / settings.slots
+        busy = replica.status == RUNNING or replica.status == SERVING
+        done = _iterations_done(state, r) if busy else 0
+        row[12] = min(_kv_blocks(state, r, done) / settings.capacity_blocks, 1.0)
+        row[13] = _half_at(replica.incoming, 16.0)
+        row[14] = _half_at(replica.n_pushing, 16.0)
+        row[15] = busy
+        row[16] = 0.0
+        if busy:
+            row[16] = _half_at(_until_boundary_ps(state, r, done) * SECONDS_PER_PS, 1.0)
+        if replica.lead == NONE:
+            for k in range(17, 22):
+                row[k] = 0.0
+        else:
+            _observe_long(state, replica.lead, row)
+        row[22] = open_on_node
+        row[23] = 0.0
+
+
+@rule
+def _observe_chosen(c: Any, i: int) -> None:
+    """Marks the reference policy's target where the agent does not choose one."""
+    shared = c.shared[0]
+    kind = c.copies[i].kind
+    free = kind == PLACE_SHORT and shared.controls_placement == 1
+    free = free or (kind == START_LONG and shared.controls_start == 1)
+    if kind != PLACE_SHORT and kind != START_LONG:
+        return
+    if not free:
+        for r in range(shared.n_replicas):
+            c.replicas[i, r, 23] = c.mask[i, r]
+
+
+@rule
+def _observe_request(c: Any, i: int, state: State) -> None:
+    row = c.request[i]
+    for k in range(len(row)):
+        row[k] = 0.0
+    kind = c.copies[i].kind
+    if kind == NONE:
+        return
+    row[kind] = 1.0
+    slot = NONE
+    if kind == PLACE_SHORT:
+        slot = state.cluster[0].queue
+    elif kind == START_LONG:
+        slot = state.cluster[0].longs
+    if slot == NONE:
+        return
+    request = state.requests[slot]
+    row[3] = _log(request.input_tokens, 20.0)
+    row[4] = _half_at(request.input_tokens, 2048.0)
+    row[5] = _half_at(_seconds_since(state, request.arrival_ps), 1.0)
+    if c.shared[0].oracle_lengths == 1:
+        row[6] = 1.0
+        row[7] = _log(request.rank_tokens, 16.0)
+
+
+@rule
+def _observe_waiting_longs(c: Any, i: int, state: State) -> None:
+    list_longs(c, i, state)
+    copy = c.copies[i]
+    n = copy.n_shown
+    for k in range(max(n, copy.n_rows)):
+        row = c.waiting_longs[i, k]
+        if k >= n:
+            for feature in range(len(row)):
+                row[feature] = 0.0
+            continue
+        slot = c.slots[i, k]
+        request = state.requests[slot]
+        row[0] = 1.0
+        row[1] = _log(request.input_tokens, 20.0)
+        row[2] = _half_at(_seconds_since(state, request.arrival_ps), 60.0)
+        if c.shared[0].oracle_lengths == 1:
+            row[3] = 1.0
+            row[4] = _log(request.rank_tokens, 16.0)
+        row[5] = min(fewest_replicas(state, slot) / len(state.replicas), 1.0)
+    copy.n_rows = n
+
+
+@rule
+def _note_rates(c: Any, i: int, state: State, elapsed_s: float) -> None:
+    """Exponential averages of what arrived since the last decision."""
+    copy = c.copies[i]
+    kept = math.exp(-elapsed_s / RATE_SECONDS)
+    tokens = 0
+    next_row = state.cluster[0].next_row
+    for row in range(copy.next_row, next_row):
+        tokens += state.trace[row].input_tokens
+    copy.requests_per_s = copy.requests_per_s * kept + (next_row - copy.next_row) / RATE_SECONDS
+    copy.tokens_per_s = copy.tokens_per_s * kept + tokens / RATE_SECONDS
+    copy.next_row = next_row
+
+
+@rule
+def _observe_cluster(c: Any, i: int, state: State) -> None:
+    cluster = state.cluster[0]
+    copy = c.copies[i]
+    row = c.cluster[i]
+    elapsed_s = _seconds_since(state, copy.last_ps)
+    _note_rates(c, i, state, elapsed_s)
+    for k in range(N_CLASSES):
+        row[k] = state.class_counts[k] / len(state.replicas)
+    row[8] = _half_at(cluster.n_queued, 16.0)
+    row[9] = _half_at(cluster.n_unstarted, 64.0)
+    row[10] = _half_at(cluster.n_late, 16.0)
+    row[11] = 0.0
+    if cluster.oldest != NONE:
+        row[11] = _half_at(_seconds_since(state, state.requests[cluster.oldest].arrival_ps), 1.0)
+    row[12] = _half_at(cluster.n_longs, 8.0)
+    row[13] = _half_at(cluster.n_open_longs, 8.0)
+    row[14] = _half_at(elapsed_s, 1.0)
+    row[15] = _half_at(copy.requests_per_s, 1.0)
+    row[16] = _half_at(copy.tokens_per_s, 10000.0)
+
+
+@separate_rule
+def observe(c: Any, i: int, state: State) -> None:
+    """Writes the observation of copy i at the decision that is due, or at the end of its episode."""
+    _observe_replicas(c, i, state)
+    _observe_chosen(c, i)
+    _observe_request(c, i, state)
+    _observe_waiting_longs(c, i, state)
+    _observe_cluster(c, i, state)
