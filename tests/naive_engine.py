@@ -97,7 +97,9 @@ class NaiveCluster(Groups):
 
     `choose(cluster, request)` places a short: a replica's index, a Placement, or WAIT. `start(cluster, request)` starts
     a long: (anchor, degree, strategy), with a fourth number another of the waiting longs, or WAIT. `pool(cluster)` says
-    how many decode replicas there should be.
+    how many decode replicas there should be. `join(cluster, replica, candidates)` says who of those who may joins the
+    batch that is being composed, None: nobody more; without it nobody overtakes the head of the queue.
+    `victim(cluster, replica, candidates)` chooses who is evicted, where there is a choice; without it the rule does.
     """
 
     def __init__(
@@ -112,6 +114,8 @@ class NaiveCluster(Groups):
         *,
         start: Callable[[Any, Request], Any] | None = None,
         pool: Callable[[Any], int] | None = None,
+        join: Callable[[Any, Replica, list[Request]], Request | None] | None = None,
+        victim: Callable[[Any, Replica, list[Request]], Request] | None = None,
         rules: LongRules | None = None,
         topology: Topology | None = None,
         group_costs: GroupCosts | None = None,
@@ -138,7 +142,7 @@ class NaiveCluster(Groups):
         self.changed = False  # has something happened that a waiting decision may depend on?
         self.turn = 0
         self.ready: list[Replica] = []  # they compose a batch at the end of this point in time
-        self.start, self.pool = start, pool
+        self.start, self.pool, self.join, self.victim = start, pool, join, victim
         self.set_up_groups(rules or LongRules(), topology or Topology(n_replicas), group_costs)
 
     # -- workload ---------------------------------------------------------------------------------------------------
@@ -400,7 +404,9 @@ class NaiveCluster(Groups):
         return request.swapped or request.from_push
 
     def schedule_prefills(self, replica: Replica, budget: int, extra: int, colocated: bool) -> None:
-        """Incomplete prompts first, then new requests until one does not fit; nobody overtakes it."""
+        """Incomplete prompts first, then new requests until one does not fit; nobody overtakes it, unless `join` says
+        who is next: it is asked while somebody waits, and tokens and a batch slot are left. An empty replica never
+        stays idle beside those who wait."""
         limit = self.settings.chunk_tokens
         if colocated:
             budget = limit = min(budget, self.rules.colocation_tokens)
@@ -412,13 +418,24 @@ class NaiveCluster(Groups):
             if chunk:
                 replica.chunks[request] = chunk
                 left -= chunk
+
+        def share(request: Request) -> int:
+            """Prompt tokens for a waiting request; 0 if it may not join."""
+            if self.has_kv(request) or not self.fits(replica, request, extra):
+                return 0
+            return self.chunk(request.prompt, left, not replica.chunks, limit)
+
         while replica.waiting and left > 0:
-            head = replica.waiting[0]
-            chunk = self.chunk(head.prompt, left, not replica.chunks, limit)
-            if chunk == 0 or self.has_kv(head) or not self.fits(replica, head, extra):
+            newcomer: Request | None = replica.waiting[0]
+            if self.join is not None:
+                if len(replica.residents) >= self.slots:
+                    break
+                newcomer = self.join(self, replica, [q for q in replica.waiting if share(q)])
+                assert newcomer is not None or replica.residents
+            if newcomer is None or share(newcomer) == 0:
                 break
-            self.admit(replica)
-            replica.chunks[head] = chunk
+            replica.chunks[newcomer] = chunk = share(newcomer)
+            self.admit(replica, newcomer)
             left -= chunk
 
     def chunk(self, wanted: int, left: int, first: bool, limit: int) -> int:
@@ -427,8 +444,8 @@ class NaiveCluster(Groups):
             return min(wanted, limit, max(left, 0))
         return wanted if wanted <= left or first else 0
 
-    def admit(self, replica: Replica) -> None:
-        request = replica.waiting.pop(0)
+    def admit(self, replica: Replica, request: Request) -> None:
+        replica.waiting.remove(request)
         self.set_aside(replica, request, self.tokens_to_reserve(replica, request))
         request.leave_at = request.output
         replica.prefills.append(request)
@@ -445,6 +462,10 @@ class NaiveCluster(Groups):
         """Evicts until every decode can take one more token; prompts that are in this batch are safe."""
         while self.used(replica, 1) > self.capacity:
             victims = [q for q in replica.residents if q not in replica.chunks]
+            victims.sort(key=lambda q: -q.admission)
+            if self.victim is not None and len(victims) > 1:
+                self.evict(replica, self.victim(self, replica, victims))
+                continue
             rank = {
                 "newest": lambda q: (0, q.admission),
                 "fewest_computed": lambda q: (-q.computed, q.admission),
@@ -512,7 +533,7 @@ class NaiveCluster(Groups):
             if batch and (blocks > self.capacity or tokens > self.settings.max_batch_tokens):
                 break
             batch = candidate
-            self.admit(replica)
+            self.admit(replica, batch[-1])
         longest = max(q.output for q in batch)
         for request in batch:
             request.leave_at = longest

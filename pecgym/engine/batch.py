@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pecgym.engine.arrivals import next_user_request
+from pecgym.engine.batch_decisions import admit_chosen, asks_who_joins, chosen_victim
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.integrals import note_short_answered
 from pecgym.engine.iteration import advance_decodes, run_ps, start_run
@@ -15,10 +16,12 @@ from pecgym.engine.memory import (
     held_tokens,
     prompt_share,
     resident,
+    share_on_joining,
     steps_since_join,
 )
 from pecgym.engine.residents import (
     admit,
+    dequeue,
     evict,
     join_decodes,
     leave,
@@ -30,13 +33,20 @@ from pecgym.engine.residents import (
 )
 from pecgym.engine.roles import change_role_if_empty, no_longer_expected
 from pecgym.engine.state import (
+    ASK,
+    BAD_ACTION,
+    DECISION,
     DECODE_FIRST,
+    DONE,
+    FIRST_GROUP,
     GATHERING,
     IDLE,
     NEVER_PS,
     NONE,
+    NOT_COMPOSING,
     RESERVE_HISTORY,
     RESERVE_PEAK,
+    SECOND_GROUP,
     SLICE_DECODE,
     SLICE_MIXED,
     SLICE_PREFILL,
@@ -49,15 +59,20 @@ from pecgym.engine.tournament import update_key
 
 
 @glue
-def compose(state: State, r: int) -> None:
-    """At an iteration boundary of replica r: decides the next iteration and starts it, or leaves the replica idle."""
+def compose(state: State, r: int) -> int:
+    """At an iteration boundary of replica r: decides the next iteration and starts it, or leaves the replica idle.
+
+    Returns DONE, or why it stops on the way: DECISION or BAD_ACTION. Then it is called again, and goes on.
+    """
+    outcome = DONE
     replica = state.replicas[r]
     if replica.n_requests == 0:
         _rest(state, r, IDLE, NEVER_PS)
     elif state.settings[0].batching == STATIC:
         _compose_static(state, r)
     else:
-        _compose_continuous(state, r)
+        outcome = _compose_continuous(state, r)
+    return outcome
 
 
 @rule
@@ -67,59 +82,69 @@ def _rest(state: State, r: int, status: int, until_ps: int) -> None:
 
 
 @separate_rule
-def _compose_continuous(state: State, r: int) -> None:
+def _compose_continuous(state: State, r: int) -> int:
     """Starts the batch that the rules choose; none if those who wait do not fit beside a long."""
     replica = state.replicas[r]
     swapped_before = replica.swapped_tokens
-    steady, scheduled = choose_batch(state, r, 0)
-    if not scheduled and replica.with_decodes == 0:
+    outcome, steady = choose_batch(state, r, 0)
+    if outcome != DONE:
+        return outcome
+    if replica.with_prefills == 0 and replica.with_decodes == 0:
         _rest(state, r, IDLE, NEVER_PS)
     else:
         start_run(state, r, replica.swapped_tokens - swapped_before, steady)
+    return DONE
 
 
 @separate_rule
-def choose_batch(state: State, r: int, colocated: int) -> tuple[bool, bool]:
+def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
     """Displace, resume, then decodes and prefills in the order of groups; without mixing the first group runs alone.
 
     colocated: 1 beside the decode of a long, where all decodes and at most `colocation_tokens` prompt tokens run.
-    Returns whether the batch is steady (start_run), and whether prompt tokens are in it.
+    Returns DONE and whether the batch is steady (start_run); or DECISION or BAD_ACTION: called again, it goes on where
+    it was. Who gets what in it are `chunk_tokens`, `with_prefills` and `with_decodes`.
     """
     settings = state.settings[0]
     replica = state.replicas[r]
-    evictions_before = replica.evictions
     mixing = settings.mixing == 1 or colocated == 1
-    if settings.preemptive == 1:
-        _displace(state, r)
-    while replica.queue != NONE and state.requests[replica.queue].swapped != 0 and fits(state, r, replica.queue, 1):
-        resume(state, r)
-    scheduled = False
-    if settings.group_order == DECODE_FIRST:
-        _make_room_for_decodes(state, r)
-        replica.with_decodes = replica.n_decodes > 0
-        if mixing or replica.n_decodes == 0:
-            scheduled = _schedule_prefills(state, r, settings.max_batch_tokens - replica.n_decodes, 1, colocated)
-    else:
-        budget = settings.max_batch_tokens
-        if mixing:
-            budget -= replica.n_decodes
-        scheduled = _schedule_prefills(state, r, budget, 0, colocated)
+    if replica.composing == NOT_COMPOSING:
+        replica.composing = FIRST_GROUP
+        replica.evictions_before = replica.evictions
         replica.with_decodes = 0
-        if mixing or not scheduled:
-            _make_room_for_decodes(state, r)
-            replica.with_decodes = replica.n_decodes > 0
-    steady = replica.evictions == evictions_before
+        replica.with_prefills = 0
+        replica.left_tokens = 0
+        if settings.preemptive == 1:
+            _displace(state, r)
+        while replica.queue != NONE and state.requests[replica.queue].swapped != 0 and fits(state, r, replica.queue, 1):
+            resume(state, r)
+    while replica.composing <= SECOND_GROUP:
+        outcome = DONE
+        if (replica.composing == FIRST_GROUP) == (settings.group_order == DECODE_FIRST):
+            if mixing or replica.with_prefills == 0:
+                outcome = _make_room_for_decodes(state, r)
+        elif mixing or replica.with_decodes == 0:
+            budget = settings.max_batch_tokens
+            if mixing:
+                budget -= replica.n_decodes
+            outcome = _schedule_prefills(state, r, budget, colocated)
+        if outcome != DONE:
+            return outcome, False
+        replica.composing += 1
+    replica.composing = NOT_COMPOSING
+    steady = replica.evictions == replica.evictions_before
     if settings.preemptive == 1 and replica.queue != NONE and _fits_without_larger(state, r):
         steady = False  # the next boundary may displace somebody for it
-    return steady, scheduled
+    if settings.ask_batches == 1 and asks_who_joins(state, r):
+        steady = False  # at the next boundary the answer may be another
+    return DONE, steady
 
 
 @rule
-def _schedule_prefills(state: State, r: int, budget: int, decode_steps: int, colocated: int) -> bool:
-    """Gives prompt tokens, at most `budget`, to incomplete prompts and then to new requests; says whether to any.
+def _schedule_prefills(state: State, r: int, budget: int, colocated: int) -> int:
+    """Gives prompt tokens, at most `budget`, to incomplete prompts and then to new requests; notes whether to any.
 
     Nobody overtakes the head of the queue: the first request that does not fit ends the admission, and so does one
-    whose KV is in host memory. decode_steps: 1 if the decodes' next iteration has a claim on memory before new ones.
+    whose KV is in host memory; unless who joins is asked outside. Returns DONE, DECISION or BAD_ACTION.
     """
     settings = state.settings[0]
     replica = state.replicas[r]
@@ -128,7 +153,7 @@ def _schedule_prefills(state: State, r: int, budget: int, decode_steps: int, col
         budget = min(budget, settings.colocation_tokens)
         chunk_tokens = budget
         if budget <= 0:
-            return False
+            return DONE
     left = budget
     for i in range(replica.n_prefills):
         request = state.requests[state.prefills[r, i]]
@@ -136,29 +161,46 @@ def _schedule_prefills(state: State, r: int, budget: int, decode_steps: int, col
             chunk_tokens, request.prompt_tokens - request.computed_tokens, left, left == budget
         )
         left -= request.chunk_tokens
+    if settings.ask_batches == 1:
+        replica.with_prefills = left < budget
+        return admit_chosen(state, r, left)
     while replica.queue != NONE and left > 0:
-        head = state.requests[replica.queue]
-        chunk = prompt_share(chunk_tokens, head.prompt_tokens, left, left == budget)
-        if chunk == 0 or head.swapped != 0 or not fits(state, r, replica.queue, decode_steps):
+        share = share_on_joining(state, r, replica.queue, chunk_tokens, left, left == budget)
+        if share == 0:
             break
-        admit(state, r)
-        head.chunk_tokens = chunk
-        left -= chunk
-    return left < budget
+        slot = dequeue(state, r)
+        admit(state, r, slot)
+        state.requests[slot].chunk_tokens = share
+        left -= share
+    replica.with_prefills = left < budget
+    return DONE
 
 
 @rule
-def _make_room_for_decodes(state: State, r: int) -> None:
-    """Evicts residents until every decode left can take one more token; prompts scheduled in this batch are safe."""
+def _make_room_for_decodes(state: State, r: int) -> int:
+    """Evicts residents until every decode left can take one more token; prompts scheduled in this batch are safe.
+
+    Returns DONE, DECISION or BAD_ACTION.
+    """
     settings = state.settings[0]
     replica = state.replicas[r]
     while replica.used_blocks + growth_blocks(state, r, 1) > settings.capacity_blocks:
-        _evict_victim(state, r)
+        i = _victim(state, r)
+        if settings.ask_batches == 1:
+            i = chosen_victim(state, r, i)
+            if i == ASK:
+                return DECISION
+            if i == NONE:
+                return BAD_ACTION
+        evict(state, r, i)
+    replica.with_decodes = replica.n_decodes > 0
+    return DONE
 
 
 @separate_rule
-def _evict_victim(state: State, r: int) -> None:
-    """Evicts by the victim rule: newest admitted (NRF), fewest (SRF) or most computed tokens; ties: the newest."""
+def _victim(state: State, r: int) -> int:
+    """The resident, as its index, that the rule evicts: newest admitted (NRF), fewest (SRF) or most computed tokens;
+    ties: the newest."""
     replica = state.replicas[r]
     rule_kind = state.settings[0].victim
     best = NONE
@@ -179,7 +221,7 @@ def _evict_victim(state: State, r: int) -> None:
             best = i
             best_rank = rank
             best_admission = request.admission
-    evict(state, r, best)
+    return best
 
 
 @separate_rule
@@ -275,7 +317,7 @@ def _form_static_batch(state: State, r: int) -> None:
         longest = longest_then
         inputs += head.input_tokens
         prompts += 1
-        admit(state, r)
+        admit(state, r, dequeue(state, r))
         head.chunk_tokens = head.input_tokens
     for i in range(replica.n_prefills):
         member = state.requests[state.prefills[r, i]]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from pecgym.engine.arrivals import arrive, has_room, next_arrival_ps
 from pecgym.engine.batch import compose, end_run
+from pecgym.engine.batch_decisions import take_answer
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.groups import end_group_event, go_on, mark_check, mark_ready, newcomer_beside_long, start_long
 from pecgym.engine.integrals import elapse
@@ -62,14 +63,16 @@ _STRATEGY_MASK = (1 << STRATEGY_BITS) - 1
 def _newcomer(state: State, r: int, slot: int, preempt: bool) -> None:
     """A request has joined the queue of replica r: an idle one starts it now, a busy one at its next boundary.
 
-    Behind others in first-come order a newcomer changes nothing before a boundary that is an event anyway.
+    Behind others in first-come order a newcomer changes nothing before a boundary that is an event anyway, unless who
+    joins a batch is asked outside.
     """
     replica = state.replicas[r]
+    settings = state.settings[0]
     if replica.status == SERVING:
         newcomer_beside_long(state, r, preempt)
     elif replica.status != RUNNING:
         mark_ready(state, r)
-    elif replica.queue == slot or state.settings[0].queue_order != ORDER_FCFS:
+    elif replica.queue == slot or settings.queue_order != ORDER_FCFS or settings.ask_batches == 1:
         cut_run(state, r)
 
 
@@ -146,31 +149,29 @@ def _end_pushes(state: State) -> None:
 
 
 @glue
-def _start_batches(state: State) -> None:
-    """Replicas that are ready compose; then groups whose members stay free start their longs or go on with them."""
+def _start_batches(state: State) -> int:
+    """Replicas that are ready compose; then groups whose members stay free start their longs or go on with them.
+
+    Returns DONE, DECISION or BAD_ACTION; called again, it goes on with the replica that it was at.
+    """
     cluster = state.cluster[0]
-    for i in range(cluster.n_ready):
+    for i in range(cluster.composed, cluster.n_ready):
         r = state.ready[i]
         replica = state.replicas[r]
         replica.in_ready = 0
         if replica.status != SERVING:
-            compose(state, r)
+            outcome = compose(state, r)
+            if outcome != DONE:
+                cluster.composed = i
+                return outcome
             if replica.lead != NONE and replica.status == IDLE:
                 mark_check(state, replica.lead)
     cluster.n_ready = 0
+    cluster.composed = 0
     for i in range(cluster.n_check):
         go_on(state, state.check[i])
     cluster.n_check = 0
-
-
-@rule
-def _answer(state: State, kind: int) -> int:
-    """The answer from outside to a decision of this kind, ASK if there is none; it is taken once."""
-    cluster = state.cluster[0]
-    action = cluster.action
-    cluster.action = ASK
-    cluster.asked = kind
-    return action
+    return DONE
 
 
 @rule
@@ -180,7 +181,7 @@ def _dispatch(state: State, choose: Callable[[State, int], int], start: Callable
     cluster = state.cluster[0]
     while cluster.changed == 1:
         if cluster.queue != NONE and cluster.shorts_wait == 0:
-            action = _answer(state, PLACE_SHORT)
+            action = take_answer(state, PLACE_SHORT)
             if action == ASK:
                 action = choose(state, cluster.queue)
             if action == ASK:
@@ -190,7 +191,7 @@ def _dispatch(state: State, choose: Callable[[State, int], int], start: Callable
             elif not place(state, action):
                 return BAD_ACTION
         elif cluster.longs != NONE:
-            action = _answer(state, START_LONG)
+            action = take_answer(state, START_LONG)
             if action == ASK:
                 action = start(state, cluster.longs)
             if action == ASK:
@@ -219,7 +220,7 @@ def _decide_pool(state: State, pool: Callable[[State, int], int]) -> int:
     """At its times, asks the policy for the number of decode replicas."""
     cluster = state.cluster[0]
     if cluster.now_ps == cluster.next_pool_ps:
-        wanted = _answer(state, SET_POOL)
+        wanted = take_answer(state, SET_POOL)
         if wanted == ASK:
             wanted = pool(state, NONE)
         if wanted == ASK:
@@ -291,6 +292,8 @@ def run(
             cluster.phase = PHASE_START
         if cluster.phase == PHASE_START:
             _end_runs(state)
-            _start_batches(state)
+            outcome = _start_batches(state)
+            if outcome != DONE:
+                return outcome
             # Where a long has begun its members are another class of replicas: the policy is asked again.
             cluster.phase = PHASE_NEXT if cluster.changed == 0 else PHASE_DISPATCH

@@ -13,6 +13,7 @@ from typing import Any
 
 from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.state import (
+    DECODE_FIRST,
     HISTORY_BUCKETS,
     NONE,
     PUSHED,
@@ -183,7 +184,7 @@ def prompt_share(chunk_tokens: int, wanted: int, left: int, first: bool) -> int:
     return 0
 
 
-@rule
+@separate_rule
 def fits(state: State, r: int, slot: int, steps_ahead: int) -> bool:
     """Whether replica r can take the waiting request now, with room for `steps_ahead` more decode iterations.
 
@@ -199,3 +200,20 @@ def fits(state: State, r: int, slot: int, steps_ahead: int) -> bool:
         return False
     need = blocks_to_admit(state, r, state.requests[slot])
     return reserved_now(state, r, steps_ahead) + need + settings.watermark_blocks <= settings.capacity_blocks
+
+
+@rule
+def share_on_joining(state: State, r: int, slot: int, chunk_tokens: int, left: int, first: bool) -> int:
+    """Prompt tokens that a waiting request gets if it joins the batch of replica r next (`prompt_share`); 0 if it may
+    not, because none are left for it, its KV is in host memory, or it does not fit (`fits`).
+
+    Where decodes go first their next iteration has a claim on memory before new requests.
+    """
+    request = state.requests[slot]
+    steps_ahead = 0
+    if state.settings[0].group_order == DECODE_FIRST:
+        steps_ahead = 1
+    share = prompt_share(chunk_tokens, request.prompt_tokens, left, first)
+    if share == 0 or request.swapped != 0 or not fits(state, r, slot, steps_ahead):
+        return 0
+    return share

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pecgym.engine.compiled import rule
+from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.state import NONE
 
 
@@ -78,17 +78,16 @@ def _put_back(requests: Any, root: int, taken: int) -> int:
     return root
 
 
-@rule
+@separate_rule
 def queue_take(requests: Any, root: int, k: int) -> tuple[int, int]:
     """Takes request k of a queue, which has more than k, out; returns its slot and the queue's new root."""
     taken = NONE
-    for _ in range(k):
+    for _ in range(k + 1):
         rest = queue_pop(requests, root)
         requests[root].sibling = taken
         taken = root
         root = rest
-    rest = queue_pop(requests, root)
-    return root, _put_back(requests, rest, taken)
+    return taken, _put_back(requests, root, requests[taken].sibling)
 
 
 @rule

@@ -72,12 +72,18 @@ def enqueue(state: State, r: int, slot: int, key: int, sequence: int) -> None:
 @rule
 def dequeue(state: State, r: int) -> int:
     """Takes the first request out of the waiting queue of replica r."""
+    slot = state.replicas[r].queue
+    leave_queue(state, r, slot, queue_pop(state.requests, slot))
+    return slot
+
+
+@rule
+def leave_queue(state: State, r: int, slot: int, rest: int) -> None:
+    """A request was taken out of the waiting queue of replica r, whose root is now `rest`."""
     replica = state.replicas[r]
-    slot = replica.queue
-    replica.queue = queue_pop(state.requests, slot)
+    replica.queue = rest
     replica.n_waiting -= 1
     replica.waiting_blocks -= state.requests[slot].waiting_blocks
-    return slot
 
 
 @rule
@@ -190,9 +196,8 @@ def reserve(state: State, r: int, slot: int, tokens: int) -> None:
 
 
 @rule
-def admit(state: State, r: int) -> int:
-    """The first waiting request of replica r becomes resident; returns its slot."""
-    slot = dequeue(state, r)
+def admit(state: State, r: int, slot: int) -> None:
+    """A request that waited at replica r becomes resident."""
     request = state.requests[slot]
     reserve(state, r, slot, tokens_to_reserve(state, r, request))
     request.leave_tokens = request.output_tokens
@@ -200,7 +205,6 @@ def admit(state: State, r: int) -> int:
     if request.start_ps == NONE:
         request.start_ps = state.cluster[0].now_ps
         note_short_starts(state, slot)
-    return slot
 
 
 @separate_rule

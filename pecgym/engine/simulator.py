@@ -18,14 +18,20 @@ from pecgym.engine.entry import POLICY, ask_outside, compile_policy, compiled_cl
 from pecgym.engine.long_rules import LongRules, Topology
 from pecgym.engine.reference import address_of, reference_to, table_of
 from pecgym.engine.settings import EngineSettings
-from pecgym.engine.workload_checks import check_sizes
+from pecgym.engine.workload_checks import check_batches_can_be_asked, check_sizes
 from pecgym.errors import EngineError
 from pecgym.units import HORIZON_S, ps_to_seconds, seconds_to_ps
 from pecgym.workload import ClosedLoop, Trace
 
 LOADS = {"none": layout.LOAD_NONE, "requests": layout.LOAD_REQUESTS, "queued_tokens": layout.LOAD_QUEUED_TOKENS}
 GLOBAL_ORDERS = {"fcfs": layout.ORDER_FCFS, "shortest": layout.ORDER_SHORTEST}
-_KINDS = {layout.PLACE_SHORT: "place", layout.START_LONG: "start", layout.SET_POOL: "pool"}
+_KINDS = {
+    layout.PLACE_SHORT: "place",
+    layout.START_LONG: "start",
+    layout.SET_POOL: "pool",
+    layout.JOIN_BATCH: "join",
+    layout.EVICT_ONE: "evict",
+}
 _TOKEN_TABLE = 16384
 _MOST_SLOTS = 4096  # that a restart allocates ahead
 _RESTARTED = (
@@ -49,12 +55,14 @@ _OF_THIS_PROCESS = ("_table", "_compiled", "_policy", "_run")
 @dataclass(frozen=True)
 class Decision:
     """What must be chosen now: "place" the first short, "start" the first long, or the number of decode replicas
-    ("pool"; slot, row and input_tokens are then -1, -1 and 0).
+    ("pool"; slot, row and input_tokens are then -1, -1 and 0); with `ask_batches` who is to "join" a batch, or whom to
+    "evict" for it (pecgym.engine.batch_decisions).
 
     Attributes:
-        kind: "place", "start" or "pool".
+        kind: "place", "start", "pool", "join" or "evict".
         now_s: time of the decision, seconds.
-        slot: row of the request in `state.requests`.
+        slot: row of the request in `state.requests`; of a batch: that of the first who waits, or of the victim by the
+            engine's rule.
         row: number of the request in its workload.
         input_tokens: its prompt.
         state: the simulator's state (pecgym.engine.state), to read and not to write; only until the decision is
@@ -102,11 +110,13 @@ class Simulator:
         record: bool = False,
         tail_s: float | None = None,
         slo_ttft_s: float | None = None,
+        ask_batches: bool = False,
     ) -> None:
         """`choose`, `start`, `pool`: the policy's functions, to be compiled; None: decisions come back to the caller.
         load, global_order, rules: as in pecgym.policies.Policy. topology: None: one node and free links. group_costs:
         needed for longs. policy_stream: the policy's own random numbers. record: whether the timeline is kept. tail_s,
-        slo_ttft_s: targets of shorts' wait and TTFT, by which `state.sums` counts (integrals.py)."""
+        slo_ttft_s: targets of shorts' wait and TTFT, by which `state.sums` counts (integrals.py). ask_batches:
+        who joins a batch and who is evicted are decisions too, which come back to the caller (batch_decisions.py)."""
         if n_replicas < 1:
             raise EngineError(f"a cluster needs at least 1 replica, got {n_replicas}")
         for key, value, values in (("load", load, LOADS), ("global_order", global_order, GLOBAL_ORDERS)):
@@ -129,6 +139,9 @@ class Simulator:
         rules.write(state.settings[0], topology, profile)
         if rules.decode_replicas and settings.batching == "static":
             raise EngineError("static batches are not disaggregated: use another engine, or long.decode_replicas=0")
+        if ask_batches:
+            check_batches_can_be_asked(settings, rules)
+        state.settings[0].ask_batches = ask_batches
         state.settings[0].record = record
         state.settings[0].watch = tail_s is not None or slo_ttft_s is not None
         state.settings[0].tail_ps = seconds_to_ps(HORIZON_S if tail_s is None else tail_s)
@@ -292,13 +305,14 @@ class Simulator:
         kind = _KINDS[int(cluster.asked)]
         if kind == "pool":
             return Decision(kind, self.now_s, layout.NONE, layout.NONE, 0, self.state)
-        slot = int(cluster.queue if kind == "place" else cluster.longs)
+        slot = int({"place": cluster.queue, "start": cluster.longs}.get(kind, cluster.asked_slot))
         request = self.state.requests[slot]
         return Decision(kind, self.now_s, slot, int(request.row), int(request.input_tokens), self.state)
 
     def apply(self, action: int) -> None:
         """Answers the decision that is due: a placement (a replica's index is one), a group, a number of decode
-        replicas, or WAIT (it is asked again when something has changed)."""
+        replicas, or WAIT (it is asked again when something has changed); of a batch: a place in the queue or WAIT, a
+        place among those who may be evicted."""
         if not self._decision_due:
             raise EngineError("no decision is due: call next_decision() first")
         try:
@@ -308,11 +322,14 @@ class Simulator:
         kind = _KINDS[int(self.state.cluster[0].asked)]
         last = len(self.state.replicas) - 1
         replica = action & ((1 << INDEX_BITS) - 1)
-        if action < layout.WAIT or action >= 1 << 62 or (kind != "pool" and action >= 0 and replica > last):
+        on_replica = kind in ("place", "start")
+        if action < layout.WAIT or action >= 1 << 62 or (on_replica and action >= 0 and replica > last):
             wanted = {
                 "place": f"a replica 0..{last}, pecgym.policies.view.placement(...)",
                 "start": "pecgym.policies.view.group(anchor, degree, strategy)",
                 "pool": "a number of decode replicas",
+                "join": "a place in the queue",
+                "evict": "a place among those who may be evicted",
             }[kind]
             raise EngineError(f"action {action}: give {wanted}, or WAIT ({layout.WAIT})")
         self.state.cluster[0].action = action
@@ -392,14 +409,28 @@ class Simulator:
     def failure(self, status: int) -> EngineError:
         """What has gone wrong when the engine came back with this status."""
         if status == layout.BAD_ACTION:
-            return EngineError(
-                f"the policy's answer at {self.now_s:.3f} s cannot be done: a short goes to a replica "
-                f"0..{len(self.state.replicas) - 1} that is not set apart for decodes or for longs, and decodes "
-                "there or on a decode replica; a long goes to as many free replicas as hold it"
-            )
+            what = self._what_can_be_done()
+            return EngineError(f"the policy's answer at {self.now_s:.3f} s cannot be done: {what}")
         return EngineError(
             f"{int(self.state.cluster[0].n_live)} requests are unfinished after {HORIZON_S:.0f} s (46 days), where the "
             "engine's time ends: use a shorter workload, or more replicas"
+        )
+
+    def _what_can_be_done(self) -> str:
+        kind = _KINDS[int(self.state.cluster[0].asked)]
+        if kind == "join":
+            return (
+                "who joins a batch is said by a place in the queue, 0 the head, of a request that fits in memory and "
+                "the token budget (batch_decisions.may_join), or by WAIT (-1), nobody more, if somebody is resident"
+            )
+        if kind == "evict":
+            return (
+                "who is evicted is said by a place among the residents without tokens in this batch, 0 the newest "
+                "admitted (batch_decisions.evictable_in_order)"
+            )
+        return (
+            f"a short goes to a replica 0..{len(self.state.replicas) - 1} that is not set apart for decodes or for "
+            "longs, and decodes there or on a decode replica; a long goes to as many free replicas as hold it"
         )
 
     def make_space(self) -> None:

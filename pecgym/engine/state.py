@@ -23,13 +23,16 @@ ASK = -2
 DONE, DECISION, NEED_ROWS, NEED_SPACE, PAUSED, BAD_ACTION, TOO_LATE = range(7)
 
 # Which decision is due.
-PLACE_SHORT, START_LONG, SET_POOL = range(3)
+PLACE_SHORT, START_LONG, SET_POOL, JOIN_BATCH, EVICT_ONE = range(5)
 
 # Where the kernel is inside one point in time.
 PHASE_NEXT, PHASE_END, PHASE_ARRIVE, PHASE_POOL, PHASE_DISPATCH, PHASE_START = range(6)
 
 # What a replica is doing. SERVING: it works for its long; the event is that of the group's lead.
 IDLE, RUNNING, GATHERING, SERVING = range(4)
+
+# How far a replica is with its next batch (batch.choose_batch): who gets memory first, and who gets what is left.
+NOT_COMPOSING, FIRST_GROUP, SECOND_GROUP = range(3)
 
 # What a replica is for.
 GENERAL, DECODE_ROLE, LONG_ROLE = range(3)
@@ -133,6 +136,9 @@ REPLICA = _layout(
     "first_extra_ps",  # time that only the first of them takes (swaps)
     "base_ps",  # duration of the first, without the extra
     "slope_ps",  # how much longer each next one is
+    "composing",  # how far it is with its next batch
+    "left_tokens",  # ask_batches: prompt tokens that this batch can still take
+    "evictions_before",  # evictions when it began
     "gathering_until_ps",  # static batching: when the batch starts even if not full, NEVER_PS if nothing waits
     "in_ready",
     "admissions",
@@ -181,6 +187,7 @@ CLUSTER = _layout(
     "n_late",  # shorts that wait, for longer than the target
     "shorts_wait",  # 1 if the policy lets the first short wait at this point in time
     "asked",  # which decision is due outside
+    "asked_slot",  # of a batch: whom the engine's own rules look at, the head of the queue or their victim
     "pushing",  # root of the queue of KV pushes under way
     "next_pool_ps",  # when the number of decode replicas is decided next
     "pool_changed",  # 1 while the next decision about it may free replicas for who waits
@@ -201,6 +208,7 @@ CLUSTER = _layout(
     "n_live",
     "n_logged",
     "n_ready",
+    "composed",  # how many of them have their batch, while a decision about the next one's is due
     "action",  # the outside answer to the decision that is due, ASK if none
 )
 
@@ -241,6 +249,7 @@ SETTINGS = _layout(
     "knot_tokens",  # distance of the knots of the prefill table
     "long_class",  # of the replicas that serve longs: OPEN or RESERVED
     "record",  # 1: the timeline is kept
+    "ask_batches",  # 1: who joins a batch and who is evicted are decisions from outside
     "watch",  # 1: shorts are compared with the next two targets
     "tail_ps",  # of the wait
     "slo_ps",  # of the first token

@@ -7,11 +7,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pecgym.engine import state as layout
+from pecgym.engine.long_rules import LongRules
+from pecgym.engine.settings import EngineSettings
 from pecgym.errors import EngineError
 from pecgym.workload import Trace
 
 if TYPE_CHECKING:
     from pecgym.engine.simulator import Simulator
+
+
+def check_batches_can_be_asked(settings: EngineSettings, rules: LongRules) -> None:
+    """Who joins a batch and who is evicted are asked outside where these are the only choices about a batch."""
+    for wrong, remedy in (
+        (settings.batching == "static", "engine.batching=continuous (or none)"),
+        (settings.preemptive, "engine.preemptive=false"),
+        (settings.eviction == "swap", "engine.eviction=recompute"),
+        (bool(rules.decode_replicas), "long.decode_replicas=0"),
+        (bool(rules.reserved_replicas), "long.reserved_replicas=0"),
+    ):
+        if wrong:
+            raise EngineError(f"ask_batches needs {remedy}")
 
 
 def check_sizes(simulator: Simulator, trace: Trace) -> None:
@@ -48,6 +63,8 @@ def _check_longs(simulator: Simulator, trace: Trace, largest: int) -> None:
             f"trace {trace.name!r} has long requests, and there are no costs of groups: of a stream, say how long "
             "its prompts may be (longest_long_tokens)"
         )
+    if record.ask_batches:
+        raise EngineError(f"trace {trace.name!r} has long requests: with ask_batches there may be none")
     if simulator.settings.batching == "static":
         raise EngineError(f"trace {trace.name!r} has long requests, which static batches cannot serve")
     fewest = -(-largest // int(record.capacity_blocks * record.block_tokens))

@@ -31,6 +31,7 @@ class Case:
     rules: LongRules = field(default_factory=LongRules)
     topology: Topology | None = None
     group_costs: GroupCosts | None = None
+    ask_batches: bool = False
 
     def fast(self, record: bool = False) -> Simulator:
         policy = load_policy(self.policy)
@@ -47,6 +48,7 @@ class Case:
             topology=self.topology,
             group_costs=self.group_costs,
             record=record,
+            ask_batches=self.ask_batches,
         )
         simulator.state.cluster[0].random_state = self.random_state
         if isinstance(self.workload, ClosedLoop):
@@ -55,7 +57,7 @@ class Case:
             simulator.load_trace(self.workload)
         return simulator
 
-    def naive(self) -> NaiveCluster:
+    def naive(self, join: Any = None, victim: Any = None) -> NaiveCluster:
         policy = load_policy(self.policy)
         cluster = NaiveCluster(
             self.n_replicas,
@@ -67,6 +69,8 @@ class Case:
             random_state=self.random_state,
             start=STARTS.get(self.policy, when_free),
             pool=POOLS.get(self.policy),
+            join=join,
+            victim=victim,
             rules=self.rules,
             topology=self.topology,
             group_costs=self.group_costs,

@@ -103,20 +103,8 @@ class Checker:
 
     def check(self) -> None:
         state = self.simulator.state
-        self.cluster, self.engine = record(state.cluster), record(state.settings)
-        self.requests, self.log = columns(state.requests), columns(self.simulator.finished())
-        self.replicas = [record(state.replicas, r) for r in range(self.case.n_replicas)]
-        self.groups = [record(state.groups, r) for r in range(self.case.n_replicas)]
-        self.pushing = queue_slots(self.requests, self.cluster.pushing)
+        self.read(state)
         self.check_clock()
-        self.members = [
-            (
-                queue_slots(self.requests, replica.queue),
-                state.prefills[r, : replica.n_prefills].tolist(),
-                state.decodes.view(np.ndarray)["slot"][r, : replica.n_decodes].tolist(),
-            )
-            for r, replica in enumerate(self.replicas)
-        ]
         self.check_nobody_lost(state)
         for r in range(self.case.n_replicas):
             self.check_counters(r)
@@ -129,6 +117,22 @@ class Checker:
         self.check_new_log_rows()
         self.check_more(state)
         self.observe()
+
+    def read(self, state: State) -> None:
+        """What the checks look at."""
+        self.cluster, self.engine = record(state.cluster), record(state.settings)
+        self.requests, self.log = columns(state.requests), columns(self.simulator.finished())
+        self.replicas = [record(state.replicas, r) for r in range(self.case.n_replicas)]
+        self.groups = [record(state.groups, r) for r in range(self.case.n_replicas)]
+        self.pushing = queue_slots(self.requests, self.cluster.pushing)
+        self.members = [
+            (
+                queue_slots(self.requests, replica.queue),
+                state.prefills[r, : replica.n_prefills].tolist(),
+                state.decodes.view(np.ndarray)["slot"][r, : replica.n_decodes].tolist(),
+            )
+            for r, replica in enumerate(self.replicas)
+        ]
 
     def check_more(self, state: State) -> None:
         """For subclasses."""

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from pecgym.engine import Simulator
 from tests.engine.cases import Case, cases
 from tests.engine.long_cases import cases_with_longs
+from tests.naive_engine import NaiveCluster
 
 FIELDS = {
     "row": "row",
@@ -33,6 +35,11 @@ def assert_same(case: Case) -> Any:
     fast, naive = case.fast(), case.naive()
     assert fast.run()
     naive.run()
+    return assert_equal_results(case, fast, naive)
+
+
+def assert_equal_results(case: Case, fast: Simulator, naive: NaiveCluster) -> Any:
+    """Compares two engines that have served the case; returns the log, by row."""
     log = fast.finished()
     log = log[np.argsort(log.row)]
     expected = sorted(naive.done, key=lambda q: q.row)
