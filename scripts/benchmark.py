@@ -187,7 +187,7 @@ def single_environment(env_id: str, repeats: int, decisions: int = 20_000) -> It
     """One copy by gym.make, wrappers included, under a random policy: `step` and the resets between episodes, not the
     policy."""
     env = gymnasium.make(env_id)
-    sizes = env.get_wrapper_attr("action_space").nvec
+    sizes = list(env.get_wrapper_attr("action_space").nvec)
     figures = []
     for repeat in range(max(1, repeats // 3)):
         random = np.random.default_rng(repeat)
@@ -209,7 +209,9 @@ def vector_environment(env_id: str, repeats: int, copies: int = 64, steps: int =
     the actions, and one by one through Gymnasium's SyncVectorEnv."""
     for name, mode, n in (("", "vector_entry_point", steps), (" (SyncVectorEnv)", "sync", steps // 10)):
         envs = gymnasium.make_vec(env_id, num_envs=copies, vectorization_mode=mode)
-        sizes = envs.single_action_space.nvec
+        space = envs.single_action_space
+        assert isinstance(space, gymnasium.spaces.MultiDiscrete)
+        sizes = space.nvec.tolist()
         figures, with_policy = [], []
         for repeat in range(max(1, repeats // 5)):
             random = np.random.default_rng(repeat)

@@ -54,17 +54,20 @@ def question(function: F) -> F:
     return compiled
 
 
-def compile_cached(function: Callable[..., Any], signature: Any, announced_as: str = "") -> Any:
+def compile_cached(
+    function: Callable[..., Any], signature: Any, announced_as: str = "", takes: str = "about half a minute"
+) -> Any:
     """Compiles `function` for one signature, or loads it from the cache.
 
     announced_as: what a line on stderr says is being compiled, the first time; empty for what takes a second or two.
+    takes: how long that line says it takes.
     """
     folder = cache_folder(function.__module__)
     marker = folder / f"{function.__module__}.{function.__qualname__}.compiled"
     first_time = announced_as != "" and not marker.exists() and not numba.config.DISABLE_JIT
     if first_time:
         print(
-            f"pecgym: compiling {announced_as}, once per installation: about half a minute ...",
+            f"pecgym: compiling {announced_as}, once per installation: {takes} ...",
             file=sys.stderr,
             flush=True,
         )

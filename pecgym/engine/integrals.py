@@ -26,13 +26,13 @@ def elapse(state: State, to_ps: int) -> None:
 
 @rule
 def _pass_targets(state: State, to_ps: int) -> None:
-    """Who has waited for `tail_ps` by now is late from then on; who has no first token after `slo_ps` has missed it."""
+    """Who has waited for more than `tail_ps` by now was late since then; who has no first token after `slo_ps` has missed it."""
     cluster = state.cluster[0]
     settings = state.settings[0]
     while cluster.next_late != NONE:
         request = state.requests[cluster.next_late]
         late_ps = request.arrival_ps + settings.tail_ps
-        if late_ps > to_ps:
+        if late_ps >= to_ps:
             break
         if request.start_ps == NONE:
             cluster.n_late += 1
@@ -73,7 +73,7 @@ def note_short_starts(state: State, slot: int) -> None:
     cluster = state.cluster[0]
     settings = state.settings[0]
     cluster.n_unstarted -= 1
-    if settings.watch == 1 and state.requests[slot].arrival_ps + settings.tail_ps <= cluster.now_ps:
+    if settings.watch == 1 and state.requests[slot].arrival_ps + settings.tail_ps < cluster.now_ps:
         cluster.n_late -= 1
 
 

@@ -22,6 +22,7 @@ from pecgym.engine.state import (
     OPEN,
     PLACE_SHORT,
     POOL,
+    SET_POOL,
     START_LONG,
     WAIT,
     State,
@@ -94,7 +95,9 @@ def consider(c: Any, i: int, state: State, kind: int) -> bool:
     n_replicas = c.shared[0].n_replicas
     for count in range(1, n_replicas):
         mask[count] = 1
-    return n_replicas > 1
+    if c.shared[0].allow_wait == 0 and n_replicas > 1:
+        mask[n_replicas] = 0
+    return n_replicas - 1 + mask[n_replicas] > 1
 
 
 # -- where a short goes ---------------------------------------------------------------------------------------------
@@ -230,6 +233,9 @@ def _consider_start(c: Any, i: int, state: State) -> bool:
                 copy.answer = answer
         mask[index + k] = may
         startable += may
+    if shared.controls_start == 0 and startable > 0 and mask[index] == 0 and shared.allow_wait == 1:
+        mask[index] = 1  # the first in order, which the reference policy lets wait
+        startable += 1
     if startable == 0:
         mask[index] = 1
         return False
@@ -285,6 +291,8 @@ def _start_of(c: Any, i: int, state: State) -> int:
         strategy = state.settings[0].strategy
     else:
         answer = _policy_at(c.copies[i].reference_start)(state, slot)
+        if answer == WAIT:
+            return WAIT
         anchor = answer & _MASK
         degree = (answer >> INDEX_BITS) & _MASK
         strategy = (answer >> (2 * INDEX_BITS)) & ((1 << STRATEGY_BITS) - 1)
@@ -317,6 +325,12 @@ def engine_action(c: Any, i: int, state: State, kind: int) -> int:
 
 
 @rule
+def instead_of_invalid(c: Any, i: int, state: State, kind: int) -> int:
+    """What an invalid action counts as: to wait."""
+    return WAIT
+
+
+@rule
 def take_first_allowed(c: Any, i: int) -> None:
     """Writes the first value that the mask allows of every component as the action of copy i."""
     mask = c.mask[i]
@@ -339,30 +353,51 @@ def reference_action(c: Any, i: int, state: State, kind: int) -> bool:
     The policy is asked without consequences: its random numbers and its turn stay as they are.
     """
     cluster = state.cluster[0]
-    random_state, turn = cluster.random_state, cluster.round_robin
-    answer = reference_answer(c, i, state, kind)
-    cluster.random_state, cluster.round_robin = random_state, turn
-    n_replicas = c.shared[0].n_replicas
+    shared = c.shared[0]
+    if kind == PLACE_SHORT and shared.controls_placement == 0:
+        answer = c.copies[i].answer
+    else:
+        random_state, turn = cluster.random_state, cluster.round_robin
+        answer = reference_answer(c, i, state, kind)
+        cluster.random_state, cluster.round_robin = random_state, turn
+    take_first_allowed(c, i)
     action = c.actions[i]
-    for k in range(1, 6):
-        action[k] = 0
-    action[0] = n_replicas
+    if kind == SET_POOL:
+        if answer != WAIT:
+            answer = min(max(answer, 1), shared.n_replicas - 1)
+        action[0] = shared.n_replicas if answer == WAIT else answer
+        return engine_action(c, i, state, kind) == answer
+    chooses_target = shared.controls_placement if kind == PLACE_SHORT else shared.controls_start
+    if chooses_target == 1:
+        action[0] = shared.n_replicas if answer == WAIT else answer & _MASK
     if answer == WAIT:
-        return True
-    action[0] = answer & _MASK
+        return engine_action(c, i, state, kind) == WAIT
     if kind == PLACE_SHORT:
-        preempts = (answer >> (2 * INDEX_BITS)) & 1
-        action[1] = preempts * c.shared[0].controls_preemption
-        action[2] = ((answer >> INDEX_BITS) & _MASK > 0) * c.shared[0].controls_disaggregation
-        return engine_action(c, i, state, kind) == placement(
-            action[0], ((answer >> INDEX_BITS) & _MASK) - 1, preempts == 1
-        )
-    if kind == START_LONG:
-        action[3] = (answer >> (2 * INDEX_BITS + STRATEGY_BITS)) * c.shared[0].controls_order
-        action[5] = ((answer >> (2 * INDEX_BITS)) & ((1 << STRATEGY_BITS) - 1)) * c.shared[0].controls_sp_strategy
-        for option in range(c.shared[0].n_degrees):
-            action[4] = option
-            if c.mask[i, first_of_degree(c) + option] == 1 and engine_action(c, i, state, kind) == answer:
-                return True
-        return False
-    return engine_action(c, i, state, kind) == min(max(answer, 1), n_replicas - 1)
+        return _imitate_placement(c, i, state, answer)
+    return _imitate_start(c, i, state, answer)
+
+
+@rule
+def _imitate_placement(c: Any, i: int, state: State, answer: int) -> bool:
+    action = c.actions[i]
+    decode = ((answer >> INDEX_BITS) & _MASK) - 1
+    preempts = (answer >> (2 * INDEX_BITS)) & 1
+    if c.shared[0].controls_preemption == 1:
+        action[1] = preempts
+    if c.shared[0].controls_disaggregation == 1:
+        action[2] = decode != NONE
+    return engine_action(c, i, state, PLACE_SHORT) == placement(answer & _MASK, decode, preempts == 1)
+
+
+@rule
+def _imitate_start(c: Any, i: int, state: State, answer: int) -> bool:
+    action = c.actions[i]
+    if c.shared[0].controls_order == 1:
+        action[3] = answer >> (2 * INDEX_BITS + STRATEGY_BITS)
+    if c.shared[0].controls_sp_strategy == 1:
+        action[5] = (answer >> (2 * INDEX_BITS)) & ((1 << STRATEGY_BITS) - 1)
+    for option in range(c.shared[0].n_degrees):
+        action[4] = option
+        if c.mask[i, first_of_degree(c) + option] == 1 and engine_action(c, i, state, START_LONG) == answer:
+            return True
+    return False

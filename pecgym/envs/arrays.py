@@ -45,7 +45,9 @@ _COPY = np.dtype(
             "until_ps",  # truncated then
             "warm_until_ps",
             "start_ps",
+            "now_ps",
             "last_ps",  # of the last decision of the agent
+            "rated_ps",  # to which the rates are averaged
             "next_row",  # arrivals from here on are new to the rates
             "invalid",  # invalid actions in the episode
             "decisions",  # of the agent in the episode
@@ -101,5 +103,44 @@ def cluster_arrays(n: int, n_replicas: int, n_longs: int, degrees: Any) -> Clust
     )
 
 
+class ReplicaArrays(NamedTuple):
+    """N copies of Replica-v0: K waiting requests, V residents, M values of all components."""
+
+    shared: Any  # SHARED[1]
+    copies: Any  # COPY[N]
+    weights: Any  # float64[T]
+    terms: Any  # float64[N, T]
+    rewards: Any  # float64[N]
+    elapsed_s: Any  # float64[N]: since the last decision
+    actions: Any  # int64[N, 2]
+    mask: Any  # int8[N, M]
+    waiting_slots: Any  # int64[N, K]
+    resident_slots: Any  # int64[N, V]
+    waiting: Any  # float32[N, K, F]
+    residents: Any  # float32[N, V, F]
+    replica: Any  # float32[N, F]
+
+
+def replica_arrays(n: int, n_waiting: int, n_residents: int) -> ReplicaArrays:
+    """For n copies."""
+    return ReplicaArrays(
+        shared=_recarray(1, _SHARED),
+        copies=_recarray(n, _COPY),
+        weights=np.zeros(len(TERMS)),
+        terms=np.zeros((n, len(TERMS))),
+        rewards=np.zeros(n),
+        elapsed_s=np.zeros(n),
+        actions=np.zeros((n, len(spaces.REPLICA_ACTION)), np.int64),
+        mask=np.zeros((n, sum(spaces.replica_action_sizes(n_waiting, n_residents))), np.int8),
+        waiting_slots=np.zeros((n, n_waiting), np.int64),
+        resident_slots=np.zeros((n, n_residents), np.int64),
+        waiting=np.zeros((n, n_waiting, len(spaces.WAITING)), np.float32),
+        residents=np.zeros((n, n_residents, len(spaces.RESIDENT)), np.float32),
+        replica=np.zeros((n, len(spaces.BATCH)), np.float32),
+    )
+
+
 CLUSTER_ARRAYS = table_type("pecgym.ClusterArrays", ClusterArrays, lambda: cluster_arrays(1, 1, 1, [0]))
 cluster_arrays_at = table_reader(CLUSTER_ARRAYS)
+REPLICA_ARRAYS = table_type("pecgym.ReplicaArrays", ReplicaArrays, lambda: replica_arrays(1, 1, 1))
+replica_arrays_at = table_reader(REPLICA_ARRAYS)

@@ -19,14 +19,21 @@ from pecgym.engine.entry import POLICY, RUN, ask_outside, compile_policy, compil
 from pecgym.engine.reference import address_of, held_address, reference_to, table_of
 from pecgym.envs import arrays as a
 from pecgym.envs.config import CONTROLS, EnvConfig
-from pecgym.envs.kernel import advance, imitate
+from pecgym.envs.kernel import advance_clusters, imitate_cluster
 from pecgym.envs.spaces import cluster_action_sizes, cluster_observation_space, degree_options
 from pecgym.envs.windows import Window, Windows
 from pecgym.errors import EngineError, SpecError
 from pecgym.policies import Policy, load_policy
 from pecgym.units import seconds_to_ps
 
-KINDS = {layout.NONE: "none", layout.PLACE_SHORT: "place", layout.START_LONG: "start", layout.SET_POOL: "roles"}
+KINDS = {
+    layout.NONE: "none",
+    layout.PLACE_SHORT: "place",
+    layout.START_LONG: "start",
+    layout.SET_POOL: "roles",
+    layout.JOIN_BATCH: "join",
+    layout.EVICT_ONE: "evict",
+}
 _ASKED = {
     "choose": ("placement", "preemption", "disaggregation"),
     "start": ("start", "order", "sp_degree", "sp_strategy"),
@@ -165,11 +172,12 @@ class Copies:
         copy.ended, copy.kind, copy.answer = a.RUNNING, layout.NONE, layout.WAIT
         copy.n_shown, copy.longs_version = 0, -1
         copy.until_ps = seconds_to_ps(window.limit_s)
-        copy.start_ps = copy.last_ps = seconds_to_ps(window.start_s)
+        copy.start_ps = copy.last_ps = copy.rated_ps = seconds_to_ps(window.start_s)
         copy.warm_until_ps = seconds_to_ps(window.start_s + warm_up_s) if warm_up_s else layout.NONE
         copy.next_row = copy.invalid = copy.decisions = 0
         copy.waiting_s = copy.long_s = copy.late_s = copy.missed = copy.busy_s = 0.0
         copy.requests_per_s = copy.tokens_per_s = 0.0
+        self.arrays.terms[i] = self.arrays.rewards[i] = self.arrays.elapsed_s[i] = 0.0
         self.arrays.copies.todo[:] = a.REST
         self.arrays.copies.todo[i] = a.BEGIN
 
@@ -188,6 +196,7 @@ class Copies:
         if attention == 0:
             return 0
         copies = self.arrays.copies
+        stepped = copies.todo != a.REST
         while (short_of_space := np.flatnonzero(copies.status == a.NEEDS_SPACE)).size:
             was_beginning = copies.todo == a.BEGIN
             copies.todo[:] = a.REST
@@ -196,9 +205,9 @@ class Copies:
                 self._connect_state(int(i))
                 copies.todo[i] = a.BEGIN if was_beginning[i] else a.GO_ON
             self._compiled_advance()(self._table_address)
-        for i in np.flatnonzero(copies.status == a.REFUSED):
+        for i in np.flatnonzero(stepped & (copies.status == a.REFUSED)):
             raise SpecError(self._refusal(int(i)))
-        for i in np.flatnonzero(copies.status == a.FAILED):
+        for i in np.flatnonzero(stepped & (copies.status == a.FAILED)):
             raise self._failure(int(i))
         return int(np.count_nonzero(copies.ended != a.RUNNING))
 
@@ -256,10 +265,10 @@ class ClusterCopies(Copies):
 @cache
 def compiled_cluster_advance() -> Any:
     """The step of Cluster-v0."""
-    return compile_cached(advance, types.int64(types.int64), "the environment")
+    return compile_cached(advance_clusters, types.int64(types.int64), "the environment", "some ten seconds")
 
 
 @cache
 def compiled_cluster_imitate() -> Any:
     """What the reference policy would do."""
-    return compile_cached(imitate, types.boolean(types.int64, types.int64))
+    return compile_cached(imitate_cluster, types.boolean(types.int64, types.int64))

@@ -1,4 +1,4 @@
-"""The compiled step of N copies of Cluster-v0: answers, lets the engine run to the next decision, and observes."""
+"""The compiled step of N copies of an environment: answers, lets the engine run to the next decision, and observes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,8 @@ from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.entry import RUN
 from pecgym.engine.integrals import elapse
 from pecgym.engine.reference import function_reader, state_at
-from pecgym.engine.state import DECISION, DONE, NEED_SPACE, NONE, PAUSED, PHASE_DISPATCH, WAIT, State
-from pecgym.envs.actions import (
-    INVALID,
-    allow_one_each,
-    consider,
-    engine_action,
-    reference_action,
-    reference_answer,
-    take_first_allowed,
-)
+from pecgym.engine.state import DECISION, DONE, NEED_SPACE, NONE, PAUSED, PHASE_DISPATCH, State
+from pecgym.envs.actions import INVALID
 from pecgym.envs.arrays import (
     BEGIN,
     FAILED,
@@ -30,8 +22,18 @@ from pecgym.envs.arrays import (
     TERMINATED,
     TRUNCATED,
     cluster_arrays_at,
+    replica_arrays_at,
 )
-from pecgym.envs.observation import observe
+from pecgym.envs.forms import (
+    allow_one_each,
+    consider,
+    engine_action,
+    instead_of_invalid,
+    observe,
+    reference_action,
+    reference_answer,
+    take_first_allowed,
+)
 from pecgym.envs.rewards import settle_account, start_account
 
 _run_at = function_reader(RUN)
@@ -39,14 +41,18 @@ _run_at = function_reader(RUN)
 
 @rule
 def ask_again(state: State, retry_ps: int, until_ps: int) -> bool:
-    """Nothing will happen any more, and somebody waits: the policy is asked again after a while; False if the episode
-    ends before, or nobody waits for a decision."""
+    """Nothing will happen any more, and somebody waits: the policy is asked again after a while, or when the decode
+    pool is decided, if that is sooner; False if the episode ends before, or nobody waits for a decision."""
     cluster = state.cluster[0]
-    if cluster.n_queued + cluster.n_longs == 0 or cluster.now_ps + retry_ps > until_ps:
+    again_ps = min(cluster.now_ps + retry_ps, cluster.next_pool_ps)
+    if cluster.n_queued + cluster.n_longs == 0 or again_ps > until_ps:
         elapse(state, max(until_ps, cluster.now_ps))
         return False
-    elapse(state, cluster.now_ps + retry_ps)
     cluster.changed = 1
+    if again_ps == cluster.next_pool_ps:
+        cluster.pool_changed = 1  # the engine goes there
+        return True
+    elapse(state, again_ps)
     cluster.phase = PHASE_DISPATCH
     return True
 
@@ -62,6 +68,16 @@ def _warming_up(c: Any, i: int, state: State) -> bool:
     copy.warm_until_ps = NONE
     start_account(c, i, state)
     return False
+
+
+@rule
+def _end(c: Any, i: int, state: State, how: int) -> int:
+    """The episode of copy i has ended; nothing of it is charged if the agent has never decided after the warm-up."""
+    copy = c.copies[i]
+    copy.ended = how
+    if copy.warm_until_ps != NONE:
+        start_account(c, i, state)
+    return FINE
 
 
 @separate_rule
@@ -84,36 +100,49 @@ def _to_next_decision(c: Any, i: int, state: State) -> int:
                 take_first_allowed(c, i)
                 cluster.action = engine_action(c, i, state, kind)
         elif outcome == DONE and cluster.n_live == 0:
-            copy.ended = TERMINATED
-            return FINE
+            return _end(c, i, state, TERMINATED)
         elif outcome == PAUSED or (outcome == DONE and not ask_again(state, shared.retry_ps, copy.until_ps)):
-            copy.ended = TRUNCATED
-            return FINE
+            return _end(c, i, state, TRUNCATED)
         elif outcome != DONE:
             copy.outcome = outcome
             return NEEDS_SPACE if outcome == NEED_SPACE else FAILED
 
 
 @rule
-def _answer(c: Any, i: int, state: State) -> int:
-    """Gives the agent's action to the engine; an invalid one is to wait, or refused. Returns the status."""
+def _refuse_invalid(c: Any) -> int:
+    """How many copies cannot do their actions, which are noted."""
+    refused = 0
+    for i in range(len(c.copies)):
+        copy = c.copies[i]
+        if copy.todo != STEP or copy.kind == NONE:
+            continue
+        if engine_action(c, i, state_at(copy.state), copy.kind) == INVALID:
+            copy.status = REFUSED
+            refused += 1
+    return refused
+
+
+@rule
+def _answer(c: Any, i: int, state: State) -> None:
+    """Gives the agent's action to the engine; an invalid one is to wait."""
     copy = c.copies[i]
     action = engine_action(c, i, state, copy.kind)
     if action == INVALID:
-        if c.shared[0].strict == 1:
-            return REFUSED
         copy.invalid += 1
-        action = WAIT
+        action = instead_of_invalid(c, i, state, copy.kind)
     copy.decisions += 1
     state.cluster[0].action = action
-    return FINE
 
 
-def advance(address: int) -> int:
+@rule
+def _advance(c: Any) -> int:
     """Steps every copy that has something to do; returns how many need attention: they ended, or their status is not
-    FINE."""
-    c = cluster_arrays_at(address)
+    FINE. Strictly, an invalid action of one is refused before any of them does anything."""
     attention = 0
+    if c.shared[0].strict == 1:
+        attention = _refuse_invalid(c)
+        if attention > 0:
+            return attention
     for i in range(len(c.copies)):
         copy = c.copies[i]
         if copy.todo == REST:
@@ -121,14 +150,15 @@ def advance(address: int) -> int:
         state = state_at(copy.state)
         copy.status = FINE
         if copy.todo == STEP and copy.kind != NONE:
-            copy.status = _answer(c, i, state)
-        if copy.status == FINE and copy.ended == RUNNING:
+            _answer(c, i, state)
+        if copy.ended == RUNNING:
             copy.kind = NONE
             copy.status = _to_next_decision(c, i, state)
         if copy.status == FINE:
             if copy.ended != RUNNING:
                 allow_one_each(c, i)
             observe(c, i, state)
+            copy.now_ps = state.cluster[0].now_ps
             if copy.todo != BEGIN:
                 settle_account(c, i, state)
         if copy.status != FINE or copy.ended != RUNNING:
@@ -136,8 +166,27 @@ def advance(address: int) -> int:
     return attention
 
 
-def imitate(address: int, i: int) -> bool:
+@rule
+def _imitate(c: Any, i: int) -> bool:
     """Writes what the reference policy would do now as the action of copy i; False if no action means the same."""
-    c = cluster_arrays_at(address)
-    state = state_at(c.copies[i].state)
-    return reference_action(c, i, state, c.copies[i].kind)
+    return reference_action(c, i, state_at(c.copies[i].state), c.copies[i].kind)
+
+
+def advance_clusters(address: int) -> int:
+    """Steps copies of Cluster-v0."""
+    return _advance(cluster_arrays_at(address))
+
+
+def imitate_cluster(address: int, i: int) -> bool:
+    """The reference policy's action in a copy of Cluster-v0."""
+    return _imitate(cluster_arrays_at(address), i)
+
+
+def advance_replicas(address: int) -> int:
+    """Steps copies of Replica-v0."""
+    return _advance(replica_arrays_at(address))
+
+
+def imitate_replica(address: int, i: int) -> bool:
+    """The engine's own action in a copy of Replica-v0."""
+    return _imitate(replica_arrays_at(address), i)

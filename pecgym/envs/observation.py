@@ -33,17 +33,20 @@ RATE_SECONDS = 60.0
 
 
 @rule
-def _half_at(x: float, half: float) -> float:
+def half_at(x: float, half: float) -> float:
+    """0.5 at `half`, towards 1 above."""
     return x / (x + half)
 
 
 @rule
-def _log(x: float, most: float) -> float:
+def log_of(x: float, most: float) -> float:
+    """log2 of 1 + x over `most`."""
     return min(math.log2(1.0 + x) / most, 1.0)
 
 
 @rule
-def _seconds_since(state: State, time_ps: int) -> float:
+def seconds_since(state: State, time_ps: int) -> float:
+    """Seconds from a time to now."""
     return (state.cluster[0].now_ps - time_ps) * SECONDS_PER_PS
 
 
@@ -114,11 +117,11 @@ def _observe_long(state: State, lead: int, row: Any) -> None:
     group = state.groups[lead]
     request = state.requests[group.slot]
     left_ps = _prefill_left_ps(state, lead)
-    row[17] = _half_at(left_ps * SECONDS_PER_PS, 10.0)
+    row[17] = half_at(left_ps * SECONDS_PER_PS, 10.0)
     row[18] = 1.0 - left_ps / group.work_ps
     row[19] = group.degree / 32.0
-    row[20] = _half_at(request.preemptions, 4.0)
-    row[21] = _half_at(_seconds_since(state, request.arrival_ps), 60.0)
+    row[20] = half_at(request.preemptions, 4.0)
+    row[21] = half_at(seconds_since(state, request.arrival_ps), 60.0)
 
 
 @rule
@@ -139,19 +142,19 @@ def _observe_replicas(c: Any, i: int, state: State) -> None:
             open_on_node = count / size
         for k in range(N_CLASSES):
             row[k] = replica.place_class == k
-        row[8] = _half_at(replica.n_requests, 16.0)
-        row[9] = _half_at(replica.n_waiting, 16.0)
-        row[10] = _half_at(replica.queued_tokens, settings.max_batch_tokens)
+        row[8] = half_at(replica.n_requests, 16.0)
+        row[9] = half_at(replica.n_waiting, 16.0)
+        row[10] = half_at(replica.queued_tokens, settings.max_batch_tokens)
         row[11] = replica.n_decodes / settings.slots
         busy = replica.status == RUNNING or replica.status == SERVING
         done = _iterations_done(state, r) if busy else 0
         row[12] = min(_kv_blocks(state, r, done) / settings.capacity_blocks, 1.0)
-        row[13] = _half_at(replica.incoming, 16.0)
-        row[14] = _half_at(replica.n_pushing, 16.0)
+        row[13] = half_at(replica.incoming, 16.0)
+        row[14] = half_at(replica.n_pushing, 16.0)
         row[15] = busy
         row[16] = 0.0
         if busy:
-            row[16] = _half_at(_until_boundary_ps(state, r, done) * SECONDS_PER_PS, 1.0)
+            row[16] = half_at(_until_boundary_ps(state, r, done) * SECONDS_PER_PS, 1.0)
         if replica.lead == NONE:
             for k in range(17, 22):
                 row[k] = 0.0
@@ -192,12 +195,20 @@ def _observe_request(c: Any, i: int, state: State) -> None:
     if slot == NONE:
         return
     request = state.requests[slot]
-    row[3] = _log(request.input_tokens, 20.0)
-    row[4] = _half_at(request.input_tokens, 2048.0)
-    row[5] = _half_at(_seconds_since(state, request.arrival_ps), 1.0)
+    row[3] = log_of(request.input_tokens, 20.0)
+    row[4] = half_at(request.input_tokens, 2048.0)
+    row[5] = half_at(seconds_since(state, request.arrival_ps), 1.0)
     if c.shared[0].oracle_lengths == 1:
         row[6] = 1.0
-        row[7] = _log(request.rank_tokens, 16.0)
+        row[7] = log_of(request.rank_tokens, 16.0)
+
+
+@rule
+def _fewest_by_prompt(state: State, slot: int) -> int:
+    """The fewest replicas whose KV memories hold the prompt of a long."""
+    settings = state.settings[0]
+    capacity = settings.capacity_blocks * settings.block_tokens
+    return (state.requests[slot].input_tokens + capacity - 1) // capacity
 
 
 @rule
@@ -214,27 +225,31 @@ def _observe_waiting_longs(c: Any, i: int, state: State) -> None:
         slot = c.slots[i, k]
         request = state.requests[slot]
         row[0] = 1.0
-        row[1] = _log(request.input_tokens, 20.0)
-        row[2] = _half_at(_seconds_since(state, request.arrival_ps), 60.0)
+        row[1] = log_of(request.input_tokens, 20.0)
+        row[2] = half_at(seconds_since(state, request.arrival_ps), 60.0)
         if c.shared[0].oracle_lengths == 1:
             row[3] = 1.0
-            row[4] = _log(request.rank_tokens, 16.0)
-        row[5] = min(fewest_replicas(state, slot) / len(state.replicas), 1.0)
+            row[4] = log_of(request.rank_tokens, 16.0)
+            fewest = fewest_replicas(state, slot)
+        else:
+            fewest = _fewest_by_prompt(state, slot)
+        row[5] = min(fewest / len(state.replicas), 1.0)
     copy.n_rows = n
 
 
 @rule
-def _note_rates(c: Any, i: int, state: State, elapsed_s: float) -> None:
-    """Exponential averages of what arrived since the last decision."""
+def note_rates(c: Any, i: int, state: State) -> None:
+    """Averages over the arrivals of the episode, whose weights fall exponentially with their age."""
     copy = c.copies[i]
-    kept = math.exp(-elapsed_s / RATE_SECONDS)
-    tokens = 0
-    next_row = state.cluster[0].next_row
-    for row in range(copy.next_row, next_row):
-        tokens += state.trace[row].input_tokens
-    copy.requests_per_s = copy.requests_per_s * kept + (next_row - copy.next_row) / RATE_SECONDS
-    copy.tokens_per_s = copy.tokens_per_s * kept + tokens / RATE_SECONDS
-    copy.next_row = next_row
+    kept = math.exp(-seconds_since(state, copy.rated_ps) / RATE_SECONDS)
+    copy.requests_per_s *= kept
+    copy.tokens_per_s *= kept
+    copy.rated_ps = state.cluster[0].now_ps
+    for row in range(copy.next_row, state.cluster[0].next_row):
+        weight = math.exp(-seconds_since(state, state.trace[row].arrival_ps) / RATE_SECONDS) / RATE_SECONDS
+        copy.requests_per_s += weight
+        copy.tokens_per_s += weight * state.trace[row].input_tokens
+    copy.next_row = state.cluster[0].next_row
 
 
 @rule
@@ -242,21 +257,21 @@ def _observe_cluster(c: Any, i: int, state: State) -> None:
     cluster = state.cluster[0]
     copy = c.copies[i]
     row = c.cluster[i]
-    elapsed_s = _seconds_since(state, copy.last_ps)
-    _note_rates(c, i, state, elapsed_s)
+    elapsed_s = seconds_since(state, copy.last_ps)
+    note_rates(c, i, state)
     for k in range(N_CLASSES):
         row[k] = state.class_counts[k] / len(state.replicas)
-    row[8] = _half_at(cluster.n_queued, 16.0)
-    row[9] = _half_at(cluster.n_unstarted, 64.0)
-    row[10] = _half_at(cluster.n_late, 16.0)
+    row[8] = half_at(cluster.n_queued, 16.0)
+    row[9] = half_at(cluster.n_unstarted, 64.0)
+    row[10] = half_at(cluster.n_late, 16.0)
     row[11] = 0.0
     if cluster.oldest != NONE:
-        row[11] = _half_at(_seconds_since(state, state.requests[cluster.oldest].arrival_ps), 1.0)
-    row[12] = _half_at(cluster.n_longs, 8.0)
-    row[13] = _half_at(cluster.n_open_longs, 8.0)
-    row[14] = _half_at(elapsed_s, 1.0)
-    row[15] = _half_at(copy.requests_per_s, 1.0)
-    row[16] = _half_at(copy.tokens_per_s, 10000.0)
+        row[11] = half_at(seconds_since(state, state.requests[cluster.oldest].arrival_ps), 1.0)
+    row[12] = half_at(cluster.n_longs, 8.0)
+    row[13] = half_at(cluster.n_open_longs, 8.0)
+    row[14] = half_at(elapsed_s, 1.0)
+    row[15] = half_at(copy.requests_per_s, 1.0)
+    row[16] = half_at(copy.tokens_per_s, 10000.0)
 
 
 @separate_rule

@@ -13,7 +13,19 @@ from gymnasium import spaces
 
 from pecgym.envs.config import CONTROLS
 
-__all__ = ["CLUSTER", "CLUSTER_ACTION", "CONTROLS", "REPLICA", "REQUEST", "WAITING_LONG", "Feature"]
+__all__ = [
+    "BATCH",
+    "CLUSTER",
+    "CLUSTER_ACTION",
+    "CONTROLS",
+    "REPLICA",
+    "REPLICA_ACTION",
+    "REQUEST",
+    "RESIDENT",
+    "WAITING",
+    "WAITING_LONG",
+    "Feature",
+]
 
 
 class Feature(NamedTuple):
@@ -85,7 +97,7 @@ WAITING_LONG = (
     Feature("age", "since it arrived", "s", "x/(x+60)"),
     Feature("known", "whether its output length is known", "", "flag"),
     Feature("output_tokens", "its output, if known", "tokens", "log2/16"),
-    Feature("fewest_replicas", "whose memories hold it", "replicas", "share of all"),
+    Feature("fewest_replicas", "whose memories hold its prompt, and its output if known", "replicas", "share of all"),
 )
 """Features of a waiting long, in their order."""
 
@@ -103,8 +115,51 @@ CLUSTER = (
 )
 """Features of the cluster."""
 
+WAITING = (
+    Feature("there", "whether so many wait; else the row is zero", "", "flag"),
+    Feature("prompt_tokens", "to be computed: input and, after an eviction, output so far", "tokens", "log2/20"),
+    Feature("emitted_tokens", "its output so far", "tokens", "log2/16"),
+    Feature("age", "since it arrived", "s", "x/(x+1)"),
+    Feature("evictions", "times that it was evicted", "times", "x/(x+4)"),
+    Feature("known", "whether its output length is known", "", "flag"),
+    Feature("left_tokens", "what is left of its output, if known", "tokens", "log2/16"),
+)
+"""Features of a waiting request of Replica-v0, in the order of the queue."""
+
+RESIDENT = (
+    Feature("there", "whether there are so many; else the row is zero", "", "flag"),
+    Feature("decoding", "whether its prompt is computed", "", "flag"),
+    Feature("computed_tokens", "in KV memory", "tokens", "share of the capacity"),
+    Feature("emitted_tokens", "its output so far", "tokens", "log2/16"),
+    Feature("age", "since it arrived", "s", "x/(x+1)"),
+    Feature("evictions", "times that it was evicted", "times", "x/(x+4)"),
+    Feature("known", "whether its output length is known", "", "flag"),
+    Feature("left_tokens", "what is left of its output, if known", "tokens", "log2/16"),
+)
+"""Features of a resident that has no prompt tokens in the batch that is composed; the newest admitted first."""
+
+BATCH = (
+    Feature("join", "the decision: who joins the batch next, if anybody", "", "flag"),
+    Feature("evict", "the decision: who gives up memory", "", "flag"),
+    Feature("waiting", "requests that wait", "requests", "x/(x+16)"),
+    Feature("decodes", "residents whose prompt is computed", "requests", "share of the batch slots"),
+    Feature("prefills", "residents whose prompt is not", "requests", "share of the batch slots"),
+    Feature("kv_memory", "KV blocks in use", "blocks", "share of the capacity"),
+    Feature("budget", "prompt tokens that the batch can still take", "tokens", "share of max_batch_tokens"),
+    Feature("unstarted", "shorts that have not been executed", "requests", "x/(x+64)"),
+    Feature("late", "of those, longer than reward.tail_s", "requests", "x/(x+16)"),
+    Feature("oldest", "age of the oldest request without a first token", "s", "x/(x+1)"),
+    Feature("elapsed", "since the last decision", "s", "x/(x+1)"),
+    Feature("arrival_rate", "requests, averaged over the last 60 s with exponential weights", "1/s", "x/(x+1)"),
+    Feature("token_rate", "their prompt tokens, averaged alike", "tokens/s", "x/(x+10000)"),
+)
+"""Features of the batch that Replica-v0 composes."""
+
+REPLICA_ACTION = ("join", "evict")
+"""Components of an action of Replica-v0."""
+
 CLUSTER_ACTION = ("target", "prefill_mode", "decode_mode", "long_index", "sp_degree", "sp_strategy")
-"""Components of an action."""
+"""Components of an action of Cluster-v0."""
 N_STRATEGIES = 4
 LARGEST_DEGREE = 32
 
@@ -131,5 +186,20 @@ def cluster_observation_space(n_replicas: int, n_longs: int) -> spaces.Dict:
         "request": box(len(REQUEST)),
         "waiting_longs": box(n_longs * len(WAITING_LONG)),
         "cluster": box(len(CLUSTER)),
+    }
+    return spaces.Dict(parts)
+
+
+def replica_action_sizes(n_waiting: int, n_residents: int) -> tuple[int, ...]:
+    """Number of values of each component of an action of Replica-v0."""
+    return (n_waiting + 1, n_residents)
+
+
+def replica_observation_space(n_waiting: int, n_residents: int) -> spaces.Dict:
+    """Of Replica-v0; tables are vectors, row after row."""
+    parts: dict[str, Any] = {
+        "waiting": box(n_waiting * len(WAITING)),
+        "residents": box(n_residents * len(RESIDENT)),
+        "replica": box(len(BATCH)),
     }
     return spaces.Dict(parts)

@@ -68,7 +68,7 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
         arrays, n = self._copies.arrays, self.num_envs
         self._observed = [(name, getattr(arrays, name).reshape(n, -1)) for name in self._copies.observed]
         copies = arrays.copies.view(np.ndarray)
-        self._columns = {name: copies[name] for name in ("kind", "last_ps", "invalid", "ended")}
+        self._columns = {name: copies[name] for name in ("kind", "now_ps", "invalid", "ended")}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in ("_observed", "_columns")}
@@ -150,17 +150,14 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
         for i in over:
             self._begin(int(i))
             self._steps[i] = -1
-            arrays.terms[i], arrays.elapsed_s[i] = 0.0, 0.0
         return rewards, ended
 
     def _end_now(self, done: Any) -> dict[str, Any]:
         """The last observations and infos of the copies that ended, which begin anew."""
-        final = {
-            "final_obs": self._observations(),
-            "_final_obs": done.copy(),
-            "final_info": self._infos(),
-            "_final_info": done.copy(),
-        }
+        last = np.full(self.num_envs, None, object)
+        for i in np.flatnonzero(done):
+            last[i] = {name: array[i].copy() for name, array in self._observed}
+        final = {"final_obs": last, "_final_obs": done.copy(), "final_info": self._infos(), "_final_info": done.copy()}
         for i in np.flatnonzero(done):
             self._begin(int(i))
         return final
@@ -175,7 +172,7 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
         infos: dict[str, Any] = {
             "action_mask": arrays.mask.copy(),
             "decision": columns["kind"].copy(),
-            "now_s": columns["last_ps"] / PS_PER_S,
+            "now_s": columns["now_ps"] / PS_PER_S,
             "elapsed_s": elapsed_s,
             "discount": self.config.reward.discount_per_s**elapsed_s,
             "invalid_actions": columns["invalid"].copy(),
