@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ class Cluster:
         setup: dict[str, Any] = {
             "rules": self.rules,
             "topology": self._topology(),
-            "group_costs": self._group_costs(longest_long_tokens),
+            "group_costs": self._group_costs(longest_long_tokens) if longest_long_tokens else self.group_costs,
             "policy_stream": stream,
             "record": self.record,
         }
@@ -220,6 +221,11 @@ class Cluster:
             replica_gb_per_s=gpu.nvlink_one_way_gb_per_s * tp,
             node_gb_per_s=self.spec.inter_node_gb_per_s,
         )
+
+    @cached_property
+    def group_costs(self) -> GroupCosts | None:
+        """What groups of replicas take for the longs of the workload; None without longs."""
+        return self._group_costs(0)
 
     def _group_costs(self, longest_long_tokens: int) -> GroupCosts | None:
         longest = max(longest_long_tokens, int(self.trace.input_tokens[self.trace.is_long].max(initial=0)))

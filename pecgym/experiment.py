@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 
 from pecgym.cluster import Cluster, make_cluster
 from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
-from pecgym.costs import GroupCosts, group_costs, load_gpu
 from pecgym.policies import Policy
 from pecgym.scenario import scale_to_load
 from pecgym.workload import Trace
@@ -33,7 +32,7 @@ class Experiment:
             cluster = self.with_trace(policy, trace, seed)
             per_node = cluster.spec.gpus_per_node // cluster.profile.tp
             load, n_replicas = self.scenario.load, cluster.n_replicas
-            costs = _group_costs(cluster)
+            costs = cluster.group_costs
             trace, factor = scale_to_load(trace, load, n_replicas, cluster.profile, cluster.engine, costs, per_node)
             scale *= factor
         return self.with_trace(policy, trace, seed, scale, record)
@@ -56,11 +55,3 @@ class Experiment:
             rules=self.long.changes(),
             record=record,
         )
-
-
-def _group_costs(cluster: Cluster) -> GroupCosts | None:
-    """What groups of the cluster's replicas take, None without longs."""
-    longs = cluster.trace.input_tokens[cluster.trace.is_long]
-    if not len(longs):
-        return None
-    return group_costs(cluster.model, load_gpu(cluster.spec.gpu), cluster.spec, cluster.profile, int(longs.max()))

@@ -59,13 +59,32 @@ def long_work_s(
     """
     degree = -(-(input_tokens + output_tokens - 1) // replica_tokens)
     nodes = -(-degree // per_node)
-    prefill_ps = min(costs.prefill_ps(code, degree, nodes, input_tokens) for code in range(len(STRATEGIES)))
+    return min(
+        sum(group_work_s(input_tokens, output_tokens, costs, profile, degree, nodes, strategy))
+        for strategy in range(len(STRATEGIES))
+    )
+
+
+def group_work_s(
+    input_tokens: int,
+    output_tokens: int,
+    costs: GroupCosts,
+    profile: Profile,
+    degree: int,
+    nodes: int,
+    strategy: int,
+) -> tuple[float, float]:
+    """Replica-seconds of the prefill and of the decode of a long on `degree` replicas of `nodes` nodes, undisturbed.
+
+    strategy: of sequence parallelism, index in STRATEGIES. Raises SpecError for a group that cannot be.
+    """
+    prefill_ps = costs.prefill_ps(strategy, degree, nodes, input_tokens)
     steps = output_tokens - 1
     sync_ps = int(costs.decode_sync_ps[costs.shape_index[degree, nodes]])
     step_ps = profile.g_ps(1) + profile.decode_base_ps + profile.decode_seq_ps + sync_ps
     read_tokens = steps * input_tokens + steps * (steps - 1) // 2
     decode_ps = steps * step_ps + read_tokens * int(costs.decode_kv_ps[degree])
-    return degree * (prefill_ps + decode_ps) / PS_PER_S
+    return degree * prefill_ps / PS_PER_S, degree * decode_ps / PS_PER_S
 
 
 def work_s(

@@ -29,6 +29,7 @@ import numpy as np
 
 from pecgym.costs import cost_usd, energy_joules
 from pecgym.engine.state import NONE as NEVER
+from pecgym.units import J_PER_KWH
 
 if TYPE_CHECKING:
     from pecgym.analysis.request_log import RequestLog
@@ -107,7 +108,7 @@ def metrics_row(log: RequestLog) -> dict[str, Any]:
     busy_gpu_s = float(np.sum(facts.busy_s)) * facts.gpus_per_replica
     row["gpu_hours"] = gpu_s / 3600
     row["cost_usd"] = cost_usd(gpu_s, facts.price_per_gpu_hour_usd)
-    row["energy_kwh"] = energy_joules(busy_gpu_s, gpu_s - busy_gpu_s, facts.busy_w, facts.idle_w) / 3.6e6
+    row["energy_kwh"] = energy_joules(busy_gpu_s, gpu_s - busy_gpu_s, facts.busy_w, facts.idle_w) / J_PER_KWH
     row["engine_wall_s"] = facts.wall_s
     row["notes"] = list(facts.notes)
     if not finished.all():

@@ -18,13 +18,14 @@ from pecgym.engine.compiled import compile_cached
 from pecgym.engine.entry import POLICY, RUN, ask_outside, compile_policy, compiled_run
 from pecgym.engine.reference import address_of, held_address, reference_to, table_of
 from pecgym.envs import arrays as a
-from pecgym.envs.config import CONTROLS, EnvConfig
+from pecgym.envs.config import CONTROLS, TERMS, EnvConfig
 from pecgym.envs.kernel import advance_clusters, imitate_cluster
 from pecgym.envs.spaces import cluster_action_sizes, cluster_observation_space, degree_options
+from pecgym.envs.unserved import unserved_replica_s
 from pecgym.envs.windows import Window, Windows
 from pecgym.errors import EngineError, SpecError
 from pecgym.policies import Policy, load_policy
-from pecgym.units import seconds_to_ps
+from pecgym.units import J_PER_KWH, seconds_to_ps
 
 KINDS = {
     layout.NONE: "none",
@@ -209,7 +210,19 @@ class Copies:
             raise SpecError(self._refusal(int(i)))
         for i in np.flatnonzero(stepped & (copies.status == a.FAILED)):
             raise self._failure(int(i))
+        for i in np.flatnonzero(stepped & (copies.ended == a.TRUNCATED) & (copies.todo != a.BEGIN)):
+            self._charge_unserved(int(i))
         return int(np.count_nonzero(copies.ended != a.RUNNING))
+
+    def _charge_unserved(self, i: int) -> None:
+        """Energy and money of what a truncated episode leaves undone (pecgym.envs.unserved)."""
+        arrays, shared = self.arrays, self.arrays.shared[0]
+        gpu_s = unserved_replica_s(self.cluster, self.simulators[i]) * shared.gpus_per_replica
+        charges = {"energy": gpu_s * shared.busy_w / J_PER_KWH, "money": gpu_s * shared.usd_per_s / shared.gpus}
+        for term, charge in charges.items():
+            k = TERMS.index(term)
+            arrays.terms[i, k] -= charge
+            arrays.rewards[i] -= arrays.weights[k] * charge
 
     def _refusal(self, i: int) -> str:
         kind = KINDS[int(self.arrays.copies.kind[i])]

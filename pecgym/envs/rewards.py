@@ -9,8 +9,9 @@
 | energy | energy of all GPUs | kWh |
 | money | price of all GPUs | USD |
 
-All count whether somebody is served or not, so that to refuse is never cheaper. Over an episode the delay term is minus
-the sum of the queueing delays of its shorts, wait so far included.
+The first four count whether somebody is served or not; where an episode is truncated, energy and money are charged for
+what it leaves undone as well (pecgym.envs.unserved): to refuse is never cheaper than to serve. Over an episode the
+delay term is minus the sum of the queueing delays of its shorts, wait so far included.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from pecgym.engine.state import (
     WAITING_S,
     State,
 )
+from pecgym.units import J_PER_KWH
 
 DELAY, LONG, TAIL, SLO, ENERGY, MONEY = range(6)
 
@@ -82,7 +84,7 @@ def settle_account(c: Any, i: int, state: State) -> None:
     terms[SLO] = copy.missed - state.sums[MISSED]
     busy_gpu_s = (busy_s(state) - copy.busy_s) * shared.gpus_per_replica
     extra_w = shared.busy_w - shared.idle_w
-    terms[ENERGY] = -(busy_gpu_s * extra_w + elapsed_s * shared.gpus * shared.idle_w) / 3.6e6
+    terms[ENERGY] = -(busy_gpu_s * extra_w + elapsed_s * shared.gpus * shared.idle_w) / J_PER_KWH
     terms[MONEY] = -elapsed_s * shared.usd_per_s
     reward = 0.0
     for k in range(len(terms)):
