@@ -105,9 +105,9 @@ MUTATIONS = (
     ),
     Mutation(
         "swapped-head-overtaken",
-        "batch.py",
-        "        if chunk == 0 or head.swapped != 0 or not fits(state, r, replica.queue, decode_steps):\n",
-        "        if chunk == 0 or not fits(state, r, replica.queue, decode_steps):\n",
+        "memory.py",
+        "    if share == 0 or request.swapped != 0 or not fits(state, r, slot, steps_ahead):\n",
+        "    if share == 0 or not fits(state, r, slot, steps_ahead):\n",
     ),
     Mutation(
         "swap-in-takes-no-time",
@@ -215,5 +215,37 @@ MUTATIONS = (
         "cluster.py",
         "                return BAD_ACTION\n            cluster.shorts_wait = 0\n",
         "                return BAD_ACTION\n",
+    ),
+    Mutation(
+        "asked-again-after-the-run",
+        "batch.py",
+        "    if settings.ask_batches == 1 and asks_who_joins(state, r):\n",
+        "    if False:\n",
+    ),
+    Mutation("batch-begun-anew", "batch.py", "    if replica.composing == NOT_COMPOSING:\n", "    if True:\n"),
+    Mutation(
+        "chosen-as-first-of-the-batch",
+        "batch.py",
+        "        replica.with_prefills = left < budget\n        return",
+        "        return",
+    ),
+    Mutation(
+        "chosen-idleness",
+        "batch_decisions.py",
+        "        if k == WAIT and replica.n_decodes + replica.n_prefills > 0:\n",
+        "        if k == WAIT:\n",
+    ),
+    Mutation(
+        "evicted-from-the-batch",
+        "batch_decisions.py",
+        "        if request.chunk_tokens == 0 and best_admission < request.admission < admission:\n",
+        "        if best_admission < request.admission < admission:\n",
+    ),
+    Mutation("asked-without-a-choice", "batch_decisions.py", "    if n == 1:\n        return own\n", ""),
+    Mutation(
+        "asked-without-a-slot",
+        "batch_decisions.py",
+        "    return replica.queue != NONE and replica.left_tokens > 0 and free_slots > 0\n",
+        "    return replica.queue != NONE and replica.left_tokens > 0\n",
     ),
 )

@@ -63,16 +63,15 @@ _STRATEGY_MASK = (1 << STRATEGY_BITS) - 1
 def _newcomer(state: State, r: int, slot: int, preempt: bool) -> None:
     """A request has joined the queue of replica r: an idle one starts it now, a busy one at its next boundary.
 
-    Behind others in first-come order a newcomer changes nothing before a boundary that is an event anyway, unless who
-    joins a batch is asked outside.
+    Behind others in first-come order a newcomer changes nothing before a boundary that is an event anyway (where who
+    joins is asked outside, every boundary at which it could be asked about is one).
     """
     replica = state.replicas[r]
-    settings = state.settings[0]
     if replica.status == SERVING:
         newcomer_beside_long(state, r, preempt)
     elif replica.status != RUNNING:
         mark_ready(state, r)
-    elif replica.queue == slot or settings.queue_order != ORDER_FCFS or settings.ask_batches == 1:
+    elif replica.queue == slot or state.settings[0].queue_order != ORDER_FCFS:
         cut_run(state, r)
 
 

@@ -334,6 +334,16 @@ def test_the_answer_says_who_is_evicted(victim: str) -> None:
     assert log.recomputed_tokens.tolist() == [10, 0]
 
 
+def test_nobody_is_asked_whom_to_evict_where_only_one_may_go() -> None:
+    """A holds 6 of 10 blocks at 260, where B's prompt of 4 joins: A's next token does not fit, and B is in the batch.
+    B's prompt ends at 400; then A's of 5 + 2 until 570, and two decodes until 790."""
+    engine = {"kv_capacity_tokens": 10, "mixing": True}
+    asked, log = serve(make([(0, 5, 5), (200, 4, 1)], **engine), [0, 0, 0])
+    assert asked == [("join", 0, 0), ("join", 260, 1), ("join", 400, 0)]
+    assert log.evictions.tolist() == [1, 0]
+    assert log.finish_ps.tolist() == [790, 400]
+
+
 @pytest.mark.parametrize(
     ("engine", "rules", "remedy"),
     [
