@@ -147,14 +147,21 @@ def _n_evictable(state: State, r: int, admission: int) -> int:
 def evictable_in_order(state: State, r: int, out: Any, n: int) -> int:
     """Writes the slots of the first n residents of replica r that may be evicted, or of all, into `out` (int64[>= n]),
     and returns how many: entry k is who goes by the answer k."""
-    admission = state.replicas[r].admissions + 1
-    for count in range(n):
-        i = _next_evictable(state, r, admission)
-        if i == NONE:
-            return count
-        out[count] = resident(state, r, i)
-        admission = state.requests[out[count]].admission
-    return n
+    requests = state.requests
+    replica = state.replicas[r]
+    count = 0
+    for i in range(replica.n_decodes + replica.n_prefills):
+        slot = resident(state, r, i)
+        admission = requests[slot].admission
+        if requests[slot].chunk_tokens > 0 or (count == n and admission < requests[out[n - 1]].admission):
+            continue
+        place = min(count, n - 1)
+        while place > 0 and requests[out[place - 1]].admission < admission:
+            out[place] = out[place - 1]
+            place -= 1
+        out[place] = slot
+        count = min(count + 1, n)
+    return count
 
 
 @separate_rule

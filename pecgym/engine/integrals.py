@@ -26,7 +26,8 @@ def elapse(state: State, to_ps: int) -> None:
 
 @rule
 def _pass_targets(state: State, to_ps: int) -> None:
-    """Who has waited for more than `tail_ps` by now was late since then; who has no first token after `slo_ps` has missed it."""
+    """Who has waited longer than `tail_ps` by now was late since then; who has no first token after `slo_ps` has missed
+    it."""
     cluster = state.cluster[0]
     settings = state.settings[0]
     while cluster.next_late != NONE:
