@@ -285,15 +285,17 @@ class Groups:
     # -- roles ------------------------------------------------------------------------------------------------------
 
     def change_pool(self: Any) -> None:
-        """Replicas change their role until as many as the policy asks for decode, or are on their way to it."""
+        """Replicas change their role until as many as the policy asks for decode or, where some are reserved for longs,
+        are reserved, or are on their way to it."""
         self.next_pool_change += seconds_to_ps(self.rules.pool_interval_s)
+        role, its_class = ("long", "reserved") if self.rules.reserved_replicas else ("decode", "pool")
         target = max(1, self.pool(self))
         self.pool_changed = False
-        while self.count_becoming("decode") < target and self.count_becoming("general") > 1:
-            if not self.change_least_loaded("open", "decode"):
+        while self.count_becoming(role) < target and self.count_becoming("general") > 1:
+            if not self.change_least_loaded("open", role):
                 break
-        while self.count_becoming("decode") > target:
-            if not self.change_least_loaded("pool", "general"):
+        while self.count_becoming(role) > target:
+            if not self.change_least_loaded(its_class, "general"):
                 break
 
     def count_becoming(self: Any, role: str) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pecgym.costs import STRATEGIES
+from tests.engine.role_policies import RESERVES_AT_RANDOM, naive_any_number
 from tests.naive_engine import NaiveCluster, Request
 from tests.naive_groups import WAIT, Placement
 
@@ -99,7 +100,7 @@ def pecsched(cluster: NaiveCluster, request: Request) -> Any:
 
 def when_free(cluster: NaiveCluster, request: Request, idle_only: bool = False) -> Any:
     """Start the long on replicas without a long, as many as the rule for the degree says."""
-    place_class = "reserved" if any(r.role == "long" for r in cluster.replicas) else "open"
+    place_class = "reserved" if cluster.rules.reserved_replicas else "open"
     able = replicas_of(cluster, place_class)
     if idle_only:
         able = [r for r in able if cluster.replicas[r].n_requests == 0]
@@ -188,9 +189,13 @@ POLICIES: dict[str, Callable[[NaiveCluster, Request], Any]] = {
     "pecsched/FSP": pecsched,
     "pecsched_shortest_long": pecsched,
     "pecsched_adaptive_pool": pecsched,
+    RESERVES_AT_RANDOM: to_startable,
 }
 STARTS: dict[str, Callable[[NaiveCluster, Request], Any]] = {
     "fifo": long_in_arrival_order,
     "priority": long_after_shorts,
 }
-POOLS: dict[str, Callable[[NaiveCluster], int]] = {"pecsched_adaptive_pool": pool_by_fill}
+POOLS: dict[str, Callable[[NaiveCluster], int]] = {
+    "pecsched_adaptive_pool": pool_by_fill,
+    RESERVES_AT_RANDOM: naive_any_number,
+}

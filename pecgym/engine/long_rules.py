@@ -38,7 +38,7 @@ class LongRules:
         switch_s: from there until shorts can start (ours: 2 ms).
         push_visible_s: what remains visible of a KV push that is overlapped layer by layer (Splitwise, ISCA'24: about
             8 ms on A100).
-        pool_interval_s: how often the number of decode replicas is decided anew; 0: never.
+        pool_interval_s: how often the number of decode replicas, or of reserved ones, is decided anew; 0: never.
     """
 
     sp_strategy: str = "ring"
@@ -73,8 +73,8 @@ class LongRules:
                 raise SpecError(f"long.{key}={getattr(self, key)!r}: {remedy}")
         if self.decode_replicas and self.reserved_replicas:
             raise SpecError("long: decode_replicas and reserved_replicas cannot be combined; set one of them to 0")
-        if self.pool_interval_s and not self.decode_replicas:
-            raise SpecError("long.pool_interval_s needs long.decode_replicas: there is no pool of decode replicas")
+        if self.pool_interval_s and not self.decode_replicas and not self.reserved_replicas:
+            raise SpecError("long.pool_interval_s needs long.decode_replicas or .reserved_replicas: none are set apart")
 
     def with_changes(self, **changes: Any) -> LongRules:
         """A copy with some rules changed; an unknown one raises SpecError."""

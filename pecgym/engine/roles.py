@@ -112,20 +112,23 @@ def _change_least_loaded(state: State, place_class: int, role: int) -> bool:
 
 @separate_rule
 def change_pool(state: State, wanted: int) -> None:
-    """Replicas change their role until `wanted` decode (WAIT: no change), or are on their way to it; one at least stays
-    general."""
+    """Replicas change their role until `wanted` (WAIT: no change) decode or, where some are reserved for longs, are
+    reserved, or are on their way to it; one at least stays general."""
     if wanted == WAIT:
         return
+    role, its_class = DECODE_ROLE, POOL
+    if state.settings[0].long_class == RESERVED:
+        role, its_class = LONG_ROLE, RESERVED
     target = max(1, wanted)
     state.cluster[0].pool_changed = 0
-    pool = _count_becoming(state, DECODE_ROLE)
+    count = _count_becoming(state, role)
     general = _count_becoming(state, GENERAL)
-    while pool < target and general > 1:
-        if not _change_least_loaded(state, OPEN, DECODE_ROLE):
+    while count < target and general > 1:
+        if not _change_least_loaded(state, OPEN, role):
             break
-        pool += 1
+        count += 1
         general -= 1
-    while pool > target:
-        if not _change_least_loaded(state, POOL, GENERAL):
+    while count > target:
+        if not _change_least_loaded(state, its_class, GENERAL):
             break
-        pool -= 1
+        count -= 1

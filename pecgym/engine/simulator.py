@@ -327,7 +327,7 @@ class Simulator:
             wanted = {
                 "place": f"a replica 0..{last}, pecgym.policies.view.placement(...)",
                 "start": "pecgym.policies.view.group(anchor, degree, strategy)",
-                "pool": "a number of decode replicas",
+                "pool": "a number of decode replicas, or of reserved ones",
                 "join": "a place in the queue",
                 "evict": "a place among those who may be evicted",
             }[kind]

@@ -72,7 +72,7 @@ def _check_longs(simulator: Simulator, trace: Trace, largest: int) -> None:
     roles = simulator.state.replicas.role
     able = int(np.count_nonzero(roles == layout.LONG_ROLE)) or int(np.count_nonzero(roles == layout.GENERAL))
     if simulator.rules.pool_interval_s:
-        able = len(roles) - 1  # the pool gives back all replicas but one when nothing else is to be done
+        able = len(roles) - 1  # all but one may be reserved, or may be given back by the decode pool
     if needed > min(able, simulator.max_degree):
         raise EngineError(
             f"trace {trace.name!r}: its largest long request ({largest:,} tokens) needs {needed} replicas, and "

@@ -36,6 +36,7 @@ from pecgym.engine.state import (
 from pecgym.units import PS_PER_S
 from tests.engine.cases import Case
 from tests.engine.checker import Checker, columns
+from tests.engine.role_policies import RESERVES_AT_RANDOM
 
 WAITS = (GROUP_GATHERING, PREFILL_SUSPENDED, DECODE_SUSPENDED)
 STALLED = (PREFILL_STALLED, DECODE_STALLED)
@@ -234,7 +235,7 @@ class GroupChecker(Checker):
         if self.cluster.queue != NONE:
             if policy.startswith("pecsched"):
                 assert not {OPEN, GATHERING_LONG, SUSPENDED_LONG, PREFILLING_LONG, DECODING_LONG} & set(classes)
-            elif policy not in ("fifo", "sjf", "reservation", "priority"):
+            elif policy not in ("fifo", "sjf", "reservation", "priority", RESERVES_AT_RANDOM):
                 assert OPEN not in classes
             elif policy != "fifo":
                 assert all(q.n_requests or q.held_blocks for q in self.replicas if q.place_class == OPEN)

@@ -14,6 +14,7 @@ from pecgym.engine import EngineSettings, LongRules, Topology
 from pecgym.policies import load_policy
 from pecgym.workload import ClosedLoop, Trace
 from tests.engine.cases import Case, engines, make_profile
+from tests.engine.role_policies import RESERVES_AT_RANDOM
 from tests.naive_policies import POLICIES
 
 PECSCHED = sorted(name for name in POLICIES if name.startswith("pecsched"))
@@ -71,8 +72,10 @@ def long_rules(draw: Any, policy: str, n_replicas: int, unit_ps: int) -> LongRul
         decode_replicas=0.0,
         pool_interval_s=0.0,
     )
-    if policy == "reservation" and n_replicas > 1:
-        return rules.with_changes(reserved_replicas=float(draw(st.integers(1, n_replicas - 1))))
+    if policy in ("reservation", RESERVES_AT_RANDOM) and n_replicas > 1:
+        interval = draw(st.sampled_from([1, 4, 20])) * unit_ps * 1e-12 if policy == RESERVES_AT_RANDOM else 0.0
+        reserved = float(draw(st.integers(1, n_replicas - 1)))
+        return rules.with_changes(reserved_replicas=reserved, pool_interval_s=interval)
     adaptive = policy == "pecsched_adaptive_pool"
     if n_replicas > 1 and (adaptive or draw(st.booleans())):
         most = n_replicas - 1 if draw(st.booleans()) else 1
@@ -82,7 +85,7 @@ def long_rules(draw: Any, policy: str, n_replicas: int, unit_ps: int) -> LongRul
 
 
 def replicas_for_longs(rules: LongRules, n_replicas: int) -> int:
-    """How many replicas may serve one long; the adaptive pool may take all but one."""
+    """How many replicas may serve one long; an adaptive pool may take all but one, or leave one reserved."""
     if rules.pool_interval_s:
         return 1
     return int(rules.reserved_replicas) or n_replicas - int(rules.decode_replicas)
@@ -117,7 +120,13 @@ def cases_with_longs(draw: Any, max_requests: int = 40, policies: Any = None) ->
     """PecSched, its ablations, or any other policy, on 1 to 7 replicas on one or more nodes."""
     policy = draw(
         st.sampled_from(
-            policies or ["pecsched"] * 3 + ["pecsched_adaptive_pool"] * 3 + PECSCHED * 2 + ["fifo"] * 3 + OTHERS
+            policies
+            or ["pecsched"] * 3
+            + ["pecsched_adaptive_pool"] * 3
+            + PECSCHED * 2
+            + ["fifo"] * 3
+            + OTHERS
+            + [RESERVES_AT_RANDOM]
         )
     )
     settings: EngineSettings = draw(engines())
@@ -132,7 +141,7 @@ def cases_with_longs(draw: Any, max_requests: int = 40, policies: Any = None) ->
     )
     profile: Profile = draw(busy_profiles())
     unit_ps = profile.iteration_ps([(10, 0)], [])
-    fewest = 2 if policy in ("reservation", "pecsched_adaptive_pool") else 1
+    fewest = 2 if policy in ("reservation", "pecsched_adaptive_pool", RESERVES_AT_RANDOM) else 1
     n_replicas = draw(st.sampled_from([fewest, fewest, fewest + 1, fewest + 1, 3, 4, 7]))
     rules: LongRules = draw(long_rules(policy, n_replicas, unit_ps))
     able = replicas_for_longs(rules, n_replicas)

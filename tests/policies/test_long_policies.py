@@ -352,7 +352,7 @@ def test_a_compiled_start_that_cannot_be_done_is_an_error() -> None:
         ({"decode_replicas": 1.5}, "give a whole number, or a share below 1"),
         ({"reserved_replicas": -1.0}, "give a whole number, or a share below 1"),
         ({"decode_replicas": 1.0, "reserved_replicas": 1.0}, "cannot be combined"),
-        ({"pool_interval_s": 5.0}, "there is no pool of decode replicas"),
+        ({"pool_interval_s": 5.0}, "none are set apart"),
     ],
 )
 def test_a_bad_rule_names_the_key_and_the_remedy(changes: dict[str, Any], message: str) -> None:
