@@ -113,7 +113,8 @@ class EnvConfig:
         episode, reward: see there.
         n_longs: how many of the waiting longs are shown.
         n_waiting, n_residents: Replica-v0: how many waiting requests and residents are shown.
-        role_interval_s: how often the number of decode replicas is asked, of the control "roles".
+        role_interval_s: how often the control "roles" is asked for the number of decode replicas or, where some are
+            reserved for longs, of reserved ones.
         skip_forced: whether decisions with one valid action are taken without asking.
         allow_wait: whether the agent may wait although something else is valid.
         retry_s: when nothing will happen before somebody who waits is served, the agent is asked again after so long.

@@ -16,6 +16,7 @@ from pecgym.engine.state import (
     DECODE,
     GROUP_GATHERING,
     N_CLASSES,
+    NEVER_PS,
     NONE,
     OPEN,
     PLACE_SHORT,
@@ -73,8 +74,8 @@ def _until_boundary_ps(state: State, r: int, done: int) -> int:
         phase = state.groups[replica.lead].phase
         if phase == PREFILL:
             return _prefill_left_ps(state, replica.lead)
-        if phase != DECODE:
-            return 0
+        if phase != DECODE or state.event_ps[replica.lead] == NEVER_PS:
+            return 0  # the next iterations begin after the decisions of this moment
         replica = state.replicas[replica.lead]
     if done >= replica.n_iterations:
         return 0
@@ -125,43 +126,55 @@ def _observe_long(state: State, lead: int, row: Any) -> None:
 
 
 @rule
-def _observe_replicas(c: Any, i: int, state: State) -> None:
+def _open_on_node(state: State, first: int) -> float:
+    """The share of open replicas on the node whose first replica this is."""
+    size = min(state.settings[0].replicas_per_node, len(state.replicas) - first)
+    count = 0
+    for r in range(first, first + size):
+        if state.replicas[r].place_class == OPEN:
+            count += 1
+    return count / size
+
+
+@rule
+def _observe_load(state: State, r: int, row: Any) -> None:
     settings = state.settings[0]
-    per_node = settings.replicas_per_node
-    n_replicas = len(state.replicas)
+    replica = state.replicas[r]
+    busy = replica.status == RUNNING or replica.status == SERVING
+    done = _iterations_done(state, r) if busy else 0
+    row[8] = half_at(replica.n_requests, 16.0)
+    row[9] = half_at(replica.n_waiting, 16.0)
+    row[10] = half_at(replica.queued_tokens, settings.max_batch_tokens)
+    row[11] = replica.n_decodes / settings.slots
+    row[12] = min(_kv_blocks(state, r, done) / settings.capacity_blocks, 1.0)
+    row[13] = half_at(replica.incoming, 16.0)
+    row[14] = half_at(replica.n_pushing, 16.0)
+    row[15] = busy
+    row[16] = 0.0
+    if busy:
+        row[16] = half_at(_until_boundary_ps(state, r, done) * SECONDS_PER_PS, 1.0)
+
+
+@rule
+def _observe_replicas(c: Any, i: int, state: State) -> None:
+    per_node = state.settings[0].replicas_per_node
+    left_on_node = 0
     open_on_node = 0.0
-    for r in range(n_replicas):
+    for r in range(len(state.replicas)):
         replica = state.replicas[r]
         row = c.replicas[i, r]
-        if r % per_node == 0:
-            size = min(per_node, n_replicas - r)
-            count = 0
-            for other in range(r, r + size):
-                if state.replicas[other].place_class == OPEN:
-                    count += 1
-            open_on_node = count / size
-        for k in range(N_CLASSES):
-            row[k] = replica.place_class == k
-        row[8] = half_at(replica.n_requests, 16.0)
-        row[9] = half_at(replica.n_waiting, 16.0)
-        row[10] = half_at(replica.queued_tokens, settings.max_batch_tokens)
-        row[11] = replica.n_decodes / settings.slots
-        busy = replica.status == RUNNING or replica.status == SERVING
-        done = _iterations_done(state, r) if busy else 0
-        row[12] = min(_kv_blocks(state, r, done) / settings.capacity_blocks, 1.0)
-        row[13] = half_at(replica.incoming, 16.0)
-        row[14] = half_at(replica.n_pushing, 16.0)
-        row[15] = busy
-        row[16] = 0.0
-        if busy:
-            row[16] = half_at(_until_boundary_ps(state, r, done) * SECONDS_PER_PS, 1.0)
-        if replica.lead == NONE:
-            for k in range(17, 22):
-                row[k] = 0.0
-        else:
-            _observe_long(state, replica.lead, row)
+        if left_on_node == 0:
+            left_on_node = per_node
+            open_on_node = _open_on_node(state, r)
+        left_on_node -= 1
+        for k in range(len(row)):
+            row[k] = 0.0
+        row[replica.place_class] = 1.0
         row[22] = open_on_node
-        row[23] = 0.0
+        if replica.n_requests > 0 or replica.used_blocks > 0 or replica.incoming > 0:
+            _observe_load(state, r, row)
+        if replica.lead != NONE:
+            _observe_long(state, replica.lead, row)
 
 
 @rule

@@ -82,7 +82,7 @@ REPLICA = (
 REQUEST = (
     Feature("place", "the decision: where a short goes", "", "flag"),
     Feature("start", "the decision: whether a waiting long starts", "", "flag"),
-    Feature("roles", "the decision: how many replicas decode shorts", "", "flag"),
+    Feature("roles", "the decision: how many replicas are set apart for decodes or for longs", "", "flag"),
     Feature("input_tokens_log", "prompt of the short, or of the first waiting long", "tokens", "log2/20"),
     Feature("input_tokens", "the same", "tokens", "x/(x+2048)"),
     Feature("age", "since it arrived", "s", "x/(x+1)"),
