@@ -238,8 +238,8 @@ MUTATIONS = (
     Mutation(
         "evicted-from-the-batch",
         "batch_decisions.py",
-        "        if request.chunk_tokens == 0 and best_admission < request.admission < admission:\n",
-        "        if best_admission < request.admission < admission:\n",
+        "        if request.chunk_tokens == 0 and request.admission > admission:\n",
+        "        if request.admission > admission:\n",
     ),
     Mutation("asked-without-a-choice", "batch_decisions.py", "    if n == 1:\n        return own\n", ""),
     Mutation(
