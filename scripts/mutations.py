@@ -26,8 +26,8 @@ MUTATIONS = (
     Mutation(
         "growth-phase-sign",
         "memory.py",
-        "        grown += state.phases[r, (-step) % block]\n",
-        "        grown += state.phases[r, step % block]\n",
+        "    phase = (-replica.decode_steps) % block\n    for _ in range(steps",
+        "    phase = replica.decode_steps % block\n    for _ in range(steps",
     ),
     Mutation(
         "peak-one-token-more",
