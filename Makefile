@@ -43,7 +43,7 @@ $(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install -c constraints.txt $(EDITABLE) -e ".[dev,calibrate]"
+	$(PIP) install -c constraints.txt $(EDITABLE) -e ".[dev,calibrate,render]"
 	@touch $@ $(VENV)/.base
 
 $(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -66,13 +66,16 @@ class WorkloadConfig:
         path: a trace file of any known format.
         duration_s: embedded workload: its length; None: that of the trace it imitates.
         arrivals: embedded workload: its arrival process; None: the workload's own.
-        start_s, stop_s: only the requests that arrive in this window.
+        start_s: only the requests that arrive from here on, seconds.
+        stop_s: and before this time.
         speedup: factor on the arrival rate, by shrinking time.
         on_empty: file: what to do with rows of zero tokens, "error", "one" or "drop" (docs/workloads.md).
         sort: file: whether to sort rows that are out of order, in place of an error.
         long_context: which inputs become long (docs/workloads.md), under the run's seed and before the window is cut
             out: "none", "paper", "linear" or "rank"; None: "paper" in the scenario paper, else "none".
-        long_low_tokens, long_high_tokens, long_percentile: options of the rewrite; None: its own.
+        long_low_tokens: option of the rewrite; None: its own.
+        long_high_tokens: likewise.
+        long_percentile: likewise.
         only_shorts: whether the longs are left out after the rewrite: what it would be without them.
     """
 
@@ -187,8 +190,12 @@ class ScenarioConfig:
         """Raises SpecError for a scenario that does not exist, or a value that does not belong to it."""
         if self.name not in ("native", "paper", "steady"):
             raise SpecError(f"scenario {self.name!r} does not exist; choose native, paper or steady")
-        if (self.name == "steady") != (self.load is not None):
-            raise SpecError(f"scenario {self.label()!r}: {self.name} takes no load, steady needs scenario.load")
+        if self.name == "steady" and self.load is None:
+            raise SpecError("scenario steady needs scenario.load, a share of the capacity such as 0.8")
+        if self.name != "steady" and self.load is not None:
+            raise SpecError(
+                f"scenario {self.name} takes no load: leave scenario.load={self.load} out, or choose steady"
+            )
         if not (self.arrival_scale > 0 and math.isfinite(self.arrival_scale)):
             raise SpecError(f"scenario.arrival_scale={self.arrival_scale}: must be above 0")
         if self.name == "steady" and self.arrival_scale != 1.0:

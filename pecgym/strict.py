@@ -97,6 +97,8 @@ def _refuse_converted(raw: Any, loaded: Any, source: str, where: str, error: typ
     elif isinstance(raw, list):
         for index, (value, inner) in enumerate(zip(raw, loaded, strict=True)):
             _refuse_converted(value, inner, source, f"{where}[{index}]", error)
+    elif isinstance(loaded, bool) and not isinstance(raw, bool):
+        raise error(f"{source}: key {where!r} has the value {raw!r} where true or false belongs")
     elif isinstance(raw, str | bool) and isinstance(loaded, int | float) and type(raw) is not type(loaded):
         raise error(f"{source}: key {where!r} has the value {raw!r} where a number belongs; write it without quotes")
     elif isinstance(loaded, str) and not isinstance(raw, str):

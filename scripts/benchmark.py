@@ -221,7 +221,7 @@ def vector_environment(env_id: str, repeats: int, copies: int = 64, steps: int =
             for _ in range(n):
                 mask = info["action_mask"]
                 if mode == "sync":
-                    mask = np.concatenate([np.stack(part) for part in mask], axis=1)
+                    mask = np.stack([np.concatenate(parts) for parts in mask])
                 actions = masked_actions(random, mask, sizes)
                 started = time.perf_counter()
                 _, _, _, _, info = envs.step(actions)

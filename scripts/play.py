@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -30,7 +30,8 @@ import pecgym  # noqa: F401 - registers the environments
 from pecgym.configs import EngineConfig, ScenarioConfig, WorkloadConfig
 from pecgym.envs.config import TERMS, EpisodeConfig, RewardConfig
 from pecgym.envs.options import EnvironmentConfig, EnvOptions
-from pecgym.errors import PecGymError
+from pecgym.envs.presets import NAMESPACE, presets
+from pecgym.errors import PecGymError, SpecError
 from pecgym.random import random_stream
 
 MOST_FRAMES = 120
@@ -46,7 +47,10 @@ class PlayConfig(EnvironmentConfig):
         seed: of the first episode's reset, the next have the next; and of the random player.
         render: "ansi" prints the table of the replicas after every step, "human" opens a window.
         gif: the file of an animated picture of the first episode.
-        seconds_per_frame: simulated seconds between two frames of the picture; None: so that there are 120.
+        seconds_per_frame: simulated seconds between two frames of the picture, at least: frames are taken after steps;
+            None: so that there are about 120.
+        render_window_s: simulated seconds across a picture.
+        render_size: width and height of a picture, pixels.
     """
 
     player: str = "reference"
@@ -55,6 +59,8 @@ class PlayConfig(EnvironmentConfig):
     render: str | None = None
     gif: str | None = None
     seconds_per_frame: float | None = None
+    render_window_s: float = 120.0
+    render_size: list[int] = field(default_factory=lambda: [960, 540])
 
 
 store = ConfigStore.instance()
@@ -132,6 +138,13 @@ def play(env: gym.Env[Any, Any], player: Player, seed: int, film: Film | None) -
     }
 
 
+def _check_model(values: PlayConfig) -> None:
+    """Raises SpecError if the id is of another model than the configuration's, which would be played under its name."""
+    own = presets().get(values.env.id.removeprefix(f"{NAMESPACE}/"), {}).get("model")
+    if own is not None and own != values.model.name:
+        raise SpecError(f"env.id={values.env.id} is of {own}, and model={values.model.name}: give model={own} as well")
+
+
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.3f}"
 
@@ -147,7 +160,14 @@ def main(config: PlayConfig) -> None:
     mode = "rgb_array" if values.gif is not None else values.render
     rows = []
     try:
-        env = gym.make(values.env.id, render_mode=mode, **values.keywords())
+        _check_model(values)
+        env = gym.make(
+            values.env.id,
+            render_mode=mode,
+            render_window_s=values.render_window_s,
+            render_size=tuple(values.render_size),
+            **values.keywords(),
+        )
         film = Film(values.seconds_per_frame) if values.gif is not None else None
         with Progress(
             *Progress.get_default_columns(), TimeElapsedColumn(), console=Console(stderr=True), transient=True

@@ -289,8 +289,11 @@ class Groups:
         are reserved, or are on their way to it."""
         self.next_pool_change += seconds_to_ps(self.rules.pool_interval_s)
         role, its_class = ("long", "reserved") if self.rules.reserved_replicas else ("decode", "pool")
-        target = max(1, self.pool(self))
+        wanted = self.pool(self)
         self.pool_changed = False
+        if wanted == WAIT:
+            return
+        target = max(1, wanted)
         while self.count_becoming(role) < target and self.count_becoming("general") > 1:
             if not self.change_least_loaded("open", role):
                 break

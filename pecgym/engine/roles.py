@@ -114,13 +114,13 @@ def _change_least_loaded(state: State, place_class: int, role: int) -> bool:
 def change_pool(state: State, wanted: int) -> None:
     """Replicas change their role until `wanted` (WAIT: no change) decode or, where some are reserved for longs, are
     reserved, or are on their way to it; one at least stays general."""
+    state.cluster[0].pool_changed = 0
     if wanted == WAIT:
         return
     role, its_class = DECODE_ROLE, POOL
     if state.settings[0].long_class == RESERVED:
         role, its_class = LONG_ROLE, RESERVED
     target = max(1, wanted)
-    state.cluster[0].pool_changed = 0
     count = _count_becoming(state, role)
     general = _count_becoming(state, GENERAL)
     while count < target and general > 1:

@@ -27,8 +27,8 @@ _SHARED = np.dtype(
 """What is the same for all copies."""
 
 _COPY = np.dtype(
-    [(name, np.int64) for name in ("state", "choose", "start", "pool")]  # addresses: of the state, of who is asked
-    + [(f"reference_{name}", np.int64) for name in ("choose", "start", "pool")]  # and of the reference policy
+    [("state", np.int64)]  # addresses: of the state, of who is asked, and of the reference policy
+    + [(f"{who}_{name}", np.int64) for who in ("asked", "reference") for name in ("choose", "start", "pool")]
     + [
         (name, np.int64)
         for name in (

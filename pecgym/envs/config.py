@@ -72,7 +72,8 @@ class RewardConfig:
         slo: of every short that has no first token after `slo_ttft_s`.
         energy: of every kWh.
         money: of every USD of GPU time.
-        tail_s, slo_ttft_s: those targets, seconds.
+        tail_s: target of `tail`, seconds.
+        slo_ttft_s: target of `slo`, seconds.
         discount_per_s: info["discount"] is this to the power of the seconds since the last decision.
     """
 
@@ -106,20 +107,29 @@ class EnvConfig:
     """Every setting of an environment. What an id changes in these defaults is in presets.yaml.
 
     Attributes:
-        model, cluster, engine, workload, scenario, long, profile, tp: as in evaluations (docs/evaluate.md).
+        model: as in evaluations (docs/evaluate.md), like those that follow.
+        cluster: the hardware.
+        engine: a preset, and changes in it.
+        workload: the requests.
+        scenario: their rate.
+        long: changes in the reference policy's rules for longs.
+        profile: of costs; None: that of model and GPU.
+        tp: GPUs per replica; None: the model's.
         workload_seed: of an embedded workload and of its longs.
         policy: the reference policy: it takes the decisions that the agent does not.
         agent_controls: what the agent decides, names of CONTROLS.
-        episode, reward: see there.
+        episode: see EpisodeConfig.
+        reward: see RewardConfig.
         n_longs: how many of the waiting longs are shown.
-        n_waiting, n_residents: Replica-v0: how many waiting requests and residents are shown.
+        n_waiting: Replica-v0: how many waiting requests are shown.
+        n_residents: Replica-v0: how many residents are shown.
         role_interval_s: how often the control "roles" is asked for the number of decode replicas or, where some are
             reserved for longs, of reserved ones.
         skip_forced: whether decisions with one valid action are taken without asking.
         allow_wait: whether the agent may wait although something else is valid.
         retry_s: when nothing will happen before somebody who waits is served, the agent is asked again after so long.
         strict: whether an invalid action raises; else it counts as to wait, in info["invalid_actions"].
-        oracle_lengths: whether true output lengths are shown, and orders by length read them.
+        oracle_lengths: whether true output lengths are shown. Orders by length (sjf, queue_order) read them in any case.
     """
 
     model: str = "llama-3.1-70b"
@@ -166,6 +176,8 @@ class EnvConfig:
         self.scenario.check()
         changes = self.long
         if "roles" in self.agent_controls:
+            if changes.pool_interval_s is not None:
+                raise SpecError("long.pool_interval_s: the control roles has its own, role_interval_s; leave one out")
             changes = LongConfig(**{**vars(changes), "pool_interval_s": self.role_interval_s})
         return Experiment(
             self.model,
@@ -187,7 +199,7 @@ def env_config(defaults: Mapping[str, Any], **given: Any) -> EnvConfig:
 
     A group (engine, workload, scenario, long, episode, reward) is given as a mapping of its keys, an object of its
     dataclass or, where it has a name, that name: `engine="sarathi"` is `engine={"name": "sarathi"}`. A mapping without
-    a name changes the default's keys; one with a name takes its place.
+    a name (or path) changes the default's keys; one with it takes its place.
 
     Raises:
         SpecError: an unknown key, or a value that cannot be.
@@ -201,7 +213,7 @@ def env_config(defaults: Mapping[str, Any], **given: Any) -> EnvConfig:
         if key in ("model", "cluster") and isinstance(value, Mapping) and set(value) == {"name"}:
             value = value["name"]
         before = merged.get(key)
-        if isinstance(before, Mapping) and isinstance(value, Mapping) and "name" not in value:
+        if isinstance(before, Mapping) and isinstance(value, Mapping) and not {"name", "path"} & set(value):
             value = {**before, **value}
         merged[key] = value
     return from_mapping(EnvConfig, merged, "environment", SpecError)

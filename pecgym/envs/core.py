@@ -41,7 +41,13 @@ _ASKED = {
     "pool": ("roles",),
 }
 """The functions of a policy, and the controls with any of which the agent is asked in their place."""
-_OF_THIS_PROCESS = ("_holders", "_states", "_table", "_table_address")
+_OF_THIS_PROCESS = ("_advance", "_columns", "_holders", "_states", "_table", "_table_address")
+
+
+def columns_of(copies: Any) -> dict[str, Any]:
+    """The columns of a record array, which are slow to look up by their names."""
+    plain = copies.view(np.ndarray)
+    return {name: plain[name] for name in plain.dtype.names}
 
 
 def keep_pool(state: Any, slot: int) -> int:
@@ -71,6 +77,7 @@ class Copies:
         self.config, self.n, self._record = config, n, record
         self.policy = self._reference_policy()
         self.cluster = config.experiment().make(self.policy, config.workload_seed)
+        self._check_cluster()
         self.windows = Windows(self.cluster.trace, config.episode)
         first = self.cluster.new_simulator(
             record=record, tail_s=config.reward.tail_s, slo_ttft_s=config.reward.slo_ttft_s, **self._asks()
@@ -90,6 +97,9 @@ class Copies:
     def _make_arrays(self) -> None:
         """Sets `arrays` and the spaces."""
         raise NotImplementedError
+
+    def _check_cluster(self) -> None:
+        """Raises SpecError for a cluster or a workload that the environment is not for."""
 
     def _compiled_advance(self) -> Any:
         raise NotImplementedError
@@ -138,10 +148,12 @@ class Copies:
         for name, function in functions.items():
             known = self._hold(address_of(compile_policy(function or ask_outside), POLICY))
             copies[f"reference_{name}"] = known
-            copies[name] = outside if name in self._asks() else known
+            copies[f"asked_{name}"] = outside if name in self._asks() else known
         self.arrays.shared.run = self._hold(address_of(compiled_run(), RUN))
         self._table = table_of(self.arrays)
         self._table_address = self._hold(reference_to(self.arrays, self._table))
+        self._advance = self._compiled_advance()
+        self._columns = columns_of(copies)
         self._states: list[Any] = [None] * self.n
         for i in range(self.n):
             self._connect_state(i)
@@ -182,19 +194,21 @@ class Copies:
         self.arrays.copies.todo[:] = a.REST
         self.arrays.copies.todo[i] = a.BEGIN
 
-    def step(self, which: Any = slice(None)) -> int:
+    def step(self, which: Any = None) -> int:
         """Answers the decisions that are due in copies `which` by `arrays.actions`, and runs these to their next ones.
 
-        Returns how many of them have ended. Raises SpecError for an invalid action, if the settings say so.
+        which: bool[N], None: all. Returns how many of them have ended. Raises SpecError for an invalid action, if the
+        settings say so.
         """
-        todo = self.arrays.copies.todo
-        todo[:] = a.REST
-        todo[which] = a.STEP
+        todo = self._columns["todo"]
+        if which is None:
+            todo.fill(a.STEP)
+        else:
+            todo[:] = np.where(which, a.STEP, a.REST)
         return self._advance_until_fine()
 
     def _advance_until_fine(self) -> int:
-        attention = int(self._compiled_advance()(self._table_address))
-        if attention == 0:
+        if self._advance(self._table_address) == 0:
             return 0
         copies = self.arrays.copies
         stepped = copies.todo != a.REST
@@ -205,7 +219,7 @@ class Copies:
                 self.simulators[i].make_space()
                 self._connect_state(int(i))
                 copies.todo[i] = a.BEGIN if was_beginning[i] else a.GO_ON
-            self._compiled_advance()(self._table_address)
+            self._advance(self._table_address)
         for i in np.flatnonzero(stepped & (copies.status == a.REFUSED)):
             raise SpecError(self._refusal(int(i)))
         for i in np.flatnonzero(stepped & (copies.status == a.FAILED)):

@@ -88,7 +88,7 @@ def _to_next_decision(c: Any, i: int, state: State) -> int:
     run = _run_at(shared.run)
     cluster = state.cluster[0]
     while True:
-        outcome = run(copy.state, copy.choose, copy.start, copy.pool, copy.until_ps, -1)
+        outcome = run(copy.state, copy.asked_choose, copy.asked_start, copy.asked_pool, copy.until_ps, -1)
         if outcome == DECISION:
             kind = cluster.asked
             if _warming_up(c, i, state):

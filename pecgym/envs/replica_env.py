@@ -27,12 +27,16 @@ class ReplicaCopies(Copies):
     def _asks(self) -> dict[str, Any]:
         return {"ask_batches": True}
 
-    def _make_arrays(self) -> None:
+    def _check_cluster(self) -> None:
         if self.cluster.n_replicas != 1:
             raise SpecError(
                 f"Replica-v0 is about one replica: cluster {self.cluster.spec.name!r} has {self.cluster.n_replicas} of "
                 f"{self.cluster.profile.tp} GPUs; choose a cluster with as many GPUs as a replica, or Cluster-v0"
             )
+        if self.cluster.trace.is_long.any():
+            raise SpecError("Replica-v0 serves no long requests: set workload.long_context=none, or use Cluster-v0")
+
+    def _make_arrays(self) -> None:
         n_waiting, n_residents = self.config.n_waiting, self.config.n_residents
         self.arrays = a.replica_arrays(self.n, n_waiting, n_residents)
         self.observation_space = replica_observation_space(n_waiting, n_residents)

@@ -100,6 +100,8 @@ class CopyEnv(gym.Env[Observation, Any]):
         """
         if not self._begun:
             raise EngineError("the environment has no episode: call reset() first")
+        if np.shape(action) != self._action.shape:
+            raise SpecError(f"action {action!r}: it must have {len(self._action)} components")
         self._action[:] = action
         ended = int(self._ended[0]) if self._copies.step() else a.RUNNING
         self._begun = ended == a.RUNNING
@@ -119,7 +121,7 @@ class CopyEnv(gym.Env[Observation, Any]):
             "decision": KINDS[int(self._kind[0])],
             "now_s": int(self._now_ps[0]) / PS_PER_S,
             "elapsed_s": elapsed_s,
-            "discount": self.config.reward.discount_per_s**elapsed_s,
+            "discount": float((self.config.reward.discount_per_s**self._elapsed_s)[0]),  # by NumPy, as in a vector
             "invalid_actions": int(self._invalid[0]),
             "reward_terms": dict(zip(TERMS, self._terms.tolist(), strict=True)),
         }

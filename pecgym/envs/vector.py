@@ -176,7 +176,7 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
             "elapsed_s": elapsed_s,
             "discount": self.config.reward.discount_per_s**elapsed_s,
             "invalid_actions": columns["invalid"].copy(),
-            "reward_terms": {term: arrays.terms[:, k].copy() for k, term in enumerate(TERMS)},
+            "reward_terms": dict(zip(TERMS, arrays.terms.T.copy(), strict=True)),
         }
         return infos
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from pecgym.envs.config import SPLITS, EpisodeConfig
 from pecgym.errors import SpecError
+from pecgym.units import HORIZON_S
 from pecgym.workload import Trace
 
 _TRIES = 1000
@@ -35,7 +37,9 @@ class Windows:
         n = self._high - self._low
         here = f"workload {trace.name!r}, split {episode.split}"
         if n == 0 or (episode.requests is not None and episode.requests > n):
-            raise SpecError(f"episode.requests={episode.requests}: {here} has {n} requests; ask for fewer")
+            raise SpecError(
+                f"episode.requests={episode.requests}: {here} has {n} requests; ask for fewer, or for None: all"
+            )
         if episode.duration_s is not None:
             last_s = self._arrival_s[self._high - 1]
             if self._starts_at(self._low) + episode.duration_s > last_s:
@@ -64,7 +68,8 @@ class Windows:
         raise SpecError(f"episode.duration_s={episode.duration_s}: no request arrives in {_TRIES} random windows")
 
     def from_request(self, first: int) -> Window:
-        """The window that begins at a request of the split. Raises SpecError if it is not in there."""
+        """The window that begins at a request of the split, shorter near its end. Raises SpecError if it is not in
+        there."""
         episode = self._episode
         if not self._low <= first < self._high:
             raise SpecError(f"first_request={first}: the split {episode.split} has {self._low} to {self._high - 1}")
@@ -81,7 +86,7 @@ class Windows:
 
     def _window(self, first: int, stop: int, start_s: float, end_s: float) -> Window:
         drain_s = self._episode.drain_limit_s if self._episode.end == "drain" else 0.0
-        return Window(first, stop, start_s, end_s + drain_s)
+        return Window(first, stop, start_s, min(end_s + drain_s, HORIZON_S))
 
     def options(self, options: dict[str, Any] | None, random: np.random.Generator) -> Window:
         """The window that the options of a reset ask for. Raises SpecError for an unknown one."""
@@ -89,4 +94,4 @@ class Windows:
         first = given.pop("first_request", None)
         if given:
             raise SpecError(f"reset: unknown option {', '.join(map(str, given))}; there is first_request")
-        return self.draw(random) if first is None else self.from_request(int(first))
+        return self.draw(random) if first is None else self.from_request(operator.index(first))

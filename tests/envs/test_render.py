@@ -233,7 +233,28 @@ def test_a_suspended_long_is_shown_on_the_members_that_do_nothing() -> None:
         np.testing.assert_array_equal(shown[:, r], COLOURS[expected])
 
 
-def test_queue_lengths_are_the_highest_seen_and_stay_until_the_next_update() -> None:
+@pytest.mark.parametrize("seed", [4, 9])
+def test_who_waits_is_right_at_every_picosecond_though_it_is_looked_at_in_decisions_alone(seed: int) -> None:
+    requests = busy_requests(seed)
+    simulator = make(requests, policy=None, replicas=4, record=True)
+    activity = Activity(4, N_PS, 1, 0)
+    take_every_decision(simulator, lambda: activity.update(simulator.state))
+    activity.update(simulator.state)
+    log, counts = simulator.finished(), activity.counts()
+    is_long = np.array([requests[row][3] == LONG for row in log.row])
+    for name, whose, left in (
+        ("queued", ~is_long, log.placed_ps),
+        ("waiting", ~is_long, log.start_ps),
+        ("longs", is_long, log.placed_ps),
+    ):
+        expected = np.zeros(N_PS, np.int64)
+        for came_ps, left_ps in zip(log.arrival_ps[whose], left[whose], strict=True):
+            expected[came_ps:left_ps] += 1
+        np.testing.assert_array_equal(counts[name][: activity.now_ps], expected[: activity.now_ps])
+        assert expected.max() > 1 or name == "queued"  # every short is placed at once
+
+
+def test_queue_lengths_are_the_most_in_a_column_and_batches_as_seen_last() -> None:
     """One at a time: the short of 0 ends at 370, and the next of the seven that come at 100 begins."""
     requests: list[Request] = [(0, 5, 3, SHORT), *[(100, 5, 3, SHORT)] * 7]
     simulator = make(requests, policy="fifo", batching="none", record=True)

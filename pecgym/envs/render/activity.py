@@ -21,8 +21,9 @@ ACTIVITY_NAMES = (*KIND_NAMES, "long suspended", "idle")
 _N_KINDS = len(ACTIVITY_NAMES)
 
 COUNTS = ("queued", "waiting", "longs", "running", "kv_blocks")
-"""Shorts in the global queue; shorts that wait there or at replicas; longs that wait in theirs; requests in the batches
-of replicas, and KV blocks in use on them, as of the last iteration boundary of each."""
+"""Shorts in the global queue; shorts that wait there or at replicas for their first execution; longs that wait in their
+queue; requests in the batches of replicas, and KV blocks in use on them, as of the last iteration boundary of each."""
+_WAITS = 3  # so many of these are known for every moment
 
 
 class Segments(NamedTuple):
@@ -119,6 +120,40 @@ def time_in_columns(segments: Segments, n_replicas: int, n_columns: int, column_
     return time_ps.reshape(n_columns, n_replicas, _N_KINDS)
 
 
+def who_waited(state: layout.State, n_logged: int) -> list[tuple[Any, Any]]:
+    """For each of the first COUNTS, when those who waited came and when they left, int64[n] and int64[m], in order.
+
+    They are those who are in the system, and those who have finished since the log had `n_logged` rows. Raises
+    EngineError if one of these was loaded with an earlier part of a workload.
+    """
+    cluster = state.cluster[0]
+    live = np.ones(len(state.requests), bool)
+    live[state.free_slots[: cluster.n_free]] = False
+    requests, done = state.requests[live], state.log[n_logged : cluster.n_logged]
+    if len(done) and done.row.min() < cluster.row_offset:
+        raise EngineError("a workload that is loaded in parts cannot be drawn: load it as one")
+    arrival, placed, start = (
+        np.concatenate([requests[name], done[name]]) for name in ("arrival_ps", "placed_ps", "start_ps")
+    )
+    is_long = np.concatenate([requests.is_long, state.trace.is_long[done.row - cluster.row_offset]]) == 1
+    return [
+        (np.sort(arrival[whose]), np.sort(left[whose & (left != layout.NONE)]))
+        for whose, left in ((~is_long, placed), (~is_long, start), (is_long, placed))
+    ]
+
+
+def most_in_columns(came_ps: Any, left_ps: Any, from_ps: int, to_ps: int, column_ps: int, n_columns: int) -> Any:
+    """int64[n_columns]: the most who were there together between two times, in columns that begin at time 0; nobody is
+    there who leaves at the moment when he comes."""
+    edges = np.arange(n_columns) * column_ps
+    times = np.unique(np.concatenate([edges, came_ps, left_ps, [from_ps, to_ps]]))
+    begins = times[(times >= from_ps) & (times < to_ps)]
+    there = np.searchsorted(came_ps, begins, "right") - np.searchsorted(left_ps, begins, "right")
+    most = np.zeros(n_columns, np.int64)
+    np.maximum.at(most, begins // column_ps, there)
+    return most
+
+
 class Activity:
     """The last `n_columns` columns of `column_ps` picoseconds each, counted from `start_ps`.
 
@@ -130,7 +165,7 @@ class Activity:
         self.now_ps = start_ps
         self._kinds = np.full((n_columns, n_replicas), FUTURE, np.uint8)
         self._counts = np.zeros((n_columns, len(COUNTS)), np.int64)
-        self._latest, self._noted = np.zeros(len(COUNTS), np.int64), -1
+        self._latest, self._noted, self._n_logged = np.zeros(len(COUNTS), np.int64), -1, 0
         self._longs = np.full(n_replicas, layout.NONE)
         self._open_ps = np.zeros((n_replicas, _N_KINDS), np.int64)  # of the column that has not ended
         self._owed = np.zeros((n_replicas, _N_KINDS))  # columns that each kind is behind
@@ -151,7 +186,7 @@ class Activity:
         Raises EngineError if no timeline is recorded, or the simulator has gone back in time.
         """
         cluster = state.cluster[0]
-        now_ps = int(cluster.now_ps)
+        since_ps, now_ps = self.now_ps, int(cluster.now_ps)
         if state.settings[0].record == 0:
             raise EngineError("the simulator keeps no timeline to draw: make it with record=True")
         if now_ps < self.now_ps and self.now_ps != self.start_ps:
@@ -165,15 +200,17 @@ class Activity:
         if now_ps > self.now_ps:
             self._advance(joined(done, segments_now(state)), rows_of_longs(state), now_ps)
         self._longs = rows_of_longs(state)
-        self._note_counts(state)
+        self._note_counts(state, since_ps)
 
     def kinds(self) -> Any:
         """uint8[n_columns, R]: what to show in the columns from `first` on; FUTURE in those that have not begun."""
         return self._kinds[(self.first + np.arange(self.n_columns)) % self.n_columns]
 
     def counts(self) -> dict[str, Any]:
-        """int64[n_columns] of each of COUNTS: the most that was seen in each column from `first` on; 0 in those that
-        have not begun."""
+        """int64[n_columns] of each of COUNTS: the most in each column from `first` on; 0 in those that have not begun.
+
+        What is known only for the updates is between two of them as it was at the first.
+        """
         rows = self._counts[(self.first + np.arange(self.n_columns)) % self.n_columns]
         rows[self.column - self.first + 1 :] = 0
         return dict(zip(COUNTS, rows.T, strict=True))
@@ -213,11 +250,19 @@ class Activity:
         owed[np.arange(self.n_replicas), kinds] -= 1.0
         return kinds.astype(np.uint8), owed
 
-    def _note_counts(self, state: layout.State) -> None:
-        """Between two updates the counts are shown as they were at the first."""
+    def _note_counts(self, state: layout.State, since_ps: int) -> None:
         cluster, replicas, column = state.cluster[0], state.replicas, self.column
+        begin = max((since_ps - self.start_ps) // self.column_ps, self.first)
+        columns = np.arange(begin, column + 1) % self.n_columns
+        noted = self._counts[columns[0]].copy() if begin == self._noted else np.zeros(len(COUNTS), np.int64)
+        origin_ps = self.start_ps + begin * self.column_ps
+        span_ps = max(since_ps - origin_ps, 0), self.now_ps - origin_ps
+        n_logged = self._n_logged if self._n_logged <= cluster.n_logged else 0  # the log was handed to a sink
+        for k, (came_ps, left_ps) in enumerate(who_waited(state, n_logged)):
+            most = most_in_columns(came_ps - origin_ps, left_ps - origin_ps, *span_ps, self.column_ps, len(columns))
+            self._counts[columns, k] = most
         queued = int(cluster.n_queued)
-        counts = np.array(
+        latest = np.array(
             [
                 queued,
                 queued + replicas.n_waiting.sum(),
@@ -226,8 +271,7 @@ class Activity:
                 replicas.used_blocks.sum(),
             ]
         )
-        between = np.arange(max(self._noted + 1, self.first), column) % self.n_columns
-        self._counts[between] = self._latest
-        present = self._counts[column % self.n_columns]
-        present[:] = np.maximum(present, counts) if column == self._noted else counts
-        self._latest, self._noted = counts, column
+        self._counts[columns[:-1], _WAITS:] = self._latest[_WAITS:]
+        self._counts[columns[-1], _WAITS:] = latest[_WAITS:]
+        self._counts[columns[0]] = np.maximum(self._counts[columns[0]], noted)
+        self._latest, self._noted, self._n_logged = latest, column, int(cluster.n_logged)

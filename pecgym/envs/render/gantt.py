@@ -53,9 +53,9 @@ class Gantt:
     """Draws the last `window_s` seconds of a simulator that records its timeline (record=True), and consumes that.
 
     Rows are replicas, in groups of a node; columns of one pixel are equal parts of time, each in the colour of what the
-    replica did (pecgym.envs.render.activity says which, where it did several things). Below, as seen at the updates:
-    the shorts that wait, those of them that are in the global queue, and the longs that wait in theirs; of a single
-    replica also its batch and its memory. With more replicas than lines of pixels, not all are shown.
+    replica did (pecgym.envs.render.activity says which, where it did several things). Below: the shorts that wait,
+    those of them that are in the global queue, and the longs that wait in theirs; of a single replica also its batch
+    and its memory, as seen at the updates. With more replicas than lines of pixels, not all are shown.
     """
 
     def __init__(self, window_s: float = 120.0, size: tuple[int, int] = (960, 540)) -> None:
@@ -63,9 +63,9 @@ class Gantt:
 
         Raises PecGymError for a window or a size that cannot be drawn.
         """
+        if len(size) != 2 or size[0] < _SMALLEST[0] or size[1] < _SMALLEST[1]:
+            raise PecGymError(f"size={size}: width and height, {_SMALLEST[0]} x {_SMALLEST[1]} pixels at least")
         width, height = size
-        if width < _SMALLEST[0] or height < _SMALLEST[1]:
-            raise PecGymError(f"size={size}: a frame needs {_SMALLEST[0]} x {_SMALLEST[1]} pixels at least")
         self.size = (width, height)
         self._font_px = min(max(round(height / 42), 12), 20)
         self._left = round(6.4 * self._font_px)
