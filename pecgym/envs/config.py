@@ -129,7 +129,7 @@ class EnvConfig:
         allow_wait: whether the agent may wait although something else is valid.
         retry_s: when nothing will happen before somebody who waits is served, the agent is asked again after so long.
         strict: whether an invalid action raises; else it counts as to wait, in info["invalid_actions"].
-        oracle_lengths: whether true output lengths are shown. Orders by length (sjf, queue_order) read them in any case.
+        oracle_lengths: whether true output lengths are shown. Orders by length (sjf, queue_order) always read them.
     """
 
     model: str = "llama-3.1-70b"
