@@ -62,7 +62,7 @@ def compile_cached(
     announced_as: what a line on stderr says is being compiled, the first time; empty for what takes a second or two.
     takes: how long that line says it takes.
     """
-    folder = cache_folder(function.__module__)
+    folder = cache_folder(function.__module__ or "")  # None: typed into an interpreter
     marker = folder / f"{function.__module__}.{function.__qualname__}.compiled"
     first_time = announced_as != "" and not marker.exists() and not numba.config.DISABLE_JIT
     if first_time:

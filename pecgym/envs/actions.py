@@ -348,18 +348,12 @@ def take_first_allowed(c: Any, i: int) -> None:
 
 @separate_rule
 def reference_action(c: Any, i: int, state: State, kind: int) -> bool:
-    """Writes the reference policy's answer as the action of copy i; False if no action means the same.
-
-    The policy is asked without consequences: its random numbers and its turn stay as they are.
-    """
-    cluster = state.cluster[0]
+    """Writes the reference policy's answer as the action of copy i; False if no action means the same."""
     shared = c.shared[0]
     if kind == PLACE_SHORT and shared.controls_placement == 0:
         answer = c.copies[i].answer
     else:
-        random_state, turn = cluster.random_state, cluster.round_robin
         answer = reference_answer(c, i, state, kind)
-        cluster.random_state, cluster.round_robin = random_state, turn
     take_first_allowed(c, i)
     action = c.actions[i]
     if kind == SET_POOL:

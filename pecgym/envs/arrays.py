@@ -20,7 +20,10 @@ FINE, NEEDS_SPACE, REFUSED, FAILED = range(4)
 _SHARED = np.dtype(
     [(name, np.int64) for name in ("run", "n_replicas", "n_longs", "n_degrees", "n_waiting", "n_residents")]
     + [(f"controls_{name}", np.int64) for name in spaces.CONTROLS]
-    + [(name, np.int64) for name in ("skip_forced", "allow_wait", "strict", "oracle_lengths", "retry_ps")]
+    + [
+        (name, np.int64)
+        for name in ("skip_forced", "allow_wait", "strict", "oracle_lengths", "retry_ps", "max_decisions")
+    ]
     + [(name, np.float64) for name in ("gpus", "gpus_per_replica", "idle_w", "busy_w", "usd_per_s")],
     align=True,
 )

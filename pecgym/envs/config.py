@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -35,6 +35,7 @@ class EpisodeConfig:
         end: "drain": terminated when all requests have been served, "cut": truncated when the window ends, which is
             `duration_s` after its start, or at the last arrival.
         drain_limit_s: of drain: truncated so long after the last arrival.
+        max_decisions: truncated after so many decisions of the agent; None: no limit.
     """
 
     requests: int | None = 1000
@@ -44,6 +45,7 @@ class EpisodeConfig:
     warm_up_s: float = 0.0
     end: str = "drain"
     drain_limit_s: float = 3600.0
+    max_decisions: int | None = None
 
     def __post_init__(self) -> None:
         for key, holds, remedy in (
@@ -53,9 +55,12 @@ class EpisodeConfig:
             ("warm_up_s", 0 <= self.warm_up_s <= HORIZON_S, "must be 0 or more"),
             ("end", self.end in ENDS, f"choose one of {', '.join(ENDS)}"),
             ("drain_limit_s", 0 < self.drain_limit_s <= HORIZON_S, "must be above 0"),
+            ("max_decisions", self.max_decisions is None or self.max_decisions > 0, "must be above 0, or None"),
         ):
             if not holds:
                 raise SpecError(f"episode.{key}={getattr(self, key)!r}: {remedy}")
+        if self.duration_s is not None and self.warm_up_s >= self.duration_s:
+            raise SpecError(f"episode.warm_up_s={self.warm_up_s}: must be below duration_s={self.duration_s}")
         if self.requests is not None and self.duration_s is not None:
             raise SpecError("episode: give requests or duration_s, and None for the other")
 
@@ -192,6 +197,25 @@ class EnvConfig:
 
 
 _NAMED = ("engine", "workload", "scenario")
+_GROUPS = {
+    "engine": EngineConfig,
+    "workload": WorkloadConfig,
+    "scenario": ScenarioConfig,
+    "long": LongConfig,
+    "episode": EpisodeConfig,
+    "reward": RewardConfig,
+}
+
+
+def _check_kind(key: str, value: Any) -> None:
+    """Raises SpecError for a group that is no mapping, a name that is one, or controls that are no list."""
+    if key in _GROUPS and not isinstance(value, Mapping | _GROUPS[key]):
+        keys = ", ".join(f.name for f in fields(_GROUPS[key]))
+        raise SpecError(f"{key}={value!r}: give a mapping of some of {keys}")
+    if key in ("model", "cluster") and not isinstance(value, str):
+        raise SpecError(f"{key}={value!r}: give a name, or the path of a .yaml")
+    if key == "agent_controls" and (isinstance(value, str) or not isinstance(value, Sequence)):
+        raise SpecError(f"agent_controls={value!r}: give a list of {', '.join(CONTROLS)}")
 
 
 def env_config(defaults: Mapping[str, Any], **given: Any) -> EnvConfig:
@@ -212,6 +236,7 @@ def env_config(defaults: Mapping[str, Any], **given: Any) -> EnvConfig:
             value = {"name": value}
         if key in ("model", "cluster") and isinstance(value, Mapping) and set(value) == {"name"}:
             value = value["name"]
+        _check_kind(key, value)
         before = merged.get(key)
         if isinstance(before, Mapping) and isinstance(value, Mapping) and not {"name", "path"} & set(value):
             value = {**before, **value}

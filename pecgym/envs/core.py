@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
@@ -53,6 +54,17 @@ def columns_of(copies: Any) -> dict[str, Any]:
 def keep_pool(state: Any, slot: int) -> int:
     """The number of decode replicas stays as it is."""
     return layout.WAIT
+
+
+def whole_numbers(given: Any, shape: tuple[int, ...]) -> Any:
+    """An action, or one for each copy, as an array. Raises SpecError for another shape or kind than int[shape]."""
+    try:
+        array = np.asarray(given)
+    except ValueError:  # rows of different lengths
+        array = np.empty(0)
+    if array.shape != shape or array.dtype.kind not in "iu":
+        raise SpecError(f"action {given!r}: it must be whole numbers of shape {shape}")
+    return array
 
 
 class Copies:
@@ -127,6 +139,7 @@ class Copies:
         for name in ("skip_forced", "allow_wait", "strict", "oracle_lengths"):
             shared[name] = getattr(config, name)
         shared.retry_ps = seconds_to_ps(config.retry_s)
+        shared.max_decisions = config.episode.max_decisions or 0
         shared.gpus, shared.gpus_per_replica = cluster.spec.gpu_count, cluster.profile.tp
         shared.idle_w, shared.busy_w = cluster.profile.idle_w, cluster.profile.busy_w
         shared.usd_per_s = load_gpu(cluster.spec.gpu).price_per_hour_usd * cluster.spec.gpu_count / 3600
@@ -224,7 +237,8 @@ class Copies:
             raise SpecError(self._refusal(int(i)))
         for i in np.flatnonzero(stepped & (copies.status == a.FAILED)):
             raise self._failure(int(i))
-        for i in np.flatnonzero(stepped & (copies.ended == a.TRUNCATED) & (copies.todo != a.BEGIN)):
+        decided = (copies.todo != a.BEGIN) & (copies.warm_until_ps == layout.NONE)
+        for i in np.flatnonzero(stepped & (copies.ended == a.TRUNCATED) & decided):
             self._charge_unserved(int(i))
         return int(np.count_nonzero(copies.ended != a.RUNNING))
 
@@ -254,7 +268,7 @@ class Copies:
         Raises EngineError if no action means the same, such as a degree that is no power of two, without the control
         of it.
         """
-        if not self._compiled_imitate()(self._table_address, i):
+        if not self._compiled_imitate()(self._table_address, self._copy(i)):
             raise EngineError(
                 f"policy {self.policy.name!r}: its answer to the decision that is due is no action of this environment"
             )
@@ -262,7 +276,14 @@ class Copies:
 
     def log(self, i: int) -> RequestLog:
         """What has happened in the episode of copy i, in times since its beginning."""
+        i = self._copy(i)
         return self.cluster.log_of(self.simulators[i], int(self.arrays.copies.start_ps[i]))
+
+    def _copy(self, i: int) -> int:
+        """The number of a copy, checked: compiled code does not."""
+        if not 0 <= operator.index(i) < self.n:
+            raise EngineError(f"copy {i}: there are 0 to {self.n - 1}")
+        return operator.index(i)
 
 
 class ClusterCopies(Copies):

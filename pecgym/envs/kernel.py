@@ -94,6 +94,8 @@ def _to_next_decision(c: Any, i: int, state: State) -> int:
             if _warming_up(c, i, state):
                 cluster.action = reference_answer(c, i, state, kind)
             elif consider(c, i, state, kind) or shared.skip_forced == 0:
+                if copy.decisions == shared.max_decisions and shared.max_decisions > 0:
+                    return _end(c, i, state, TRUNCATED)
                 copy.kind = kind
                 return FINE
             else:
@@ -114,6 +116,7 @@ def _refuse_invalid(c: Any) -> int:
     refused = 0
     for i in range(len(c.copies)):
         copy = c.copies[i]
+        copy.status = FINE
         if copy.todo != STEP or copy.kind == NONE:
             continue
         if engine_action(c, i, state_at(copy.state), copy.kind) == INVALID:
@@ -168,8 +171,20 @@ def _advance(c: Any) -> int:
 
 @rule
 def _imitate(c: Any, i: int) -> bool:
-    """Writes what the reference policy would do now as the action of copy i; False if no action means the same."""
-    return reference_action(c, i, state_at(c.copies[i].state), c.copies[i].kind)
+    """Writes what the reference policy would do now as the action of copy i; False if no action means the same.
+
+    It is asked without consequences: its random numbers and its turn stay as they are. Where no decision is due, all
+    that is allowed is the answer.
+    """
+    state = state_at(c.copies[i].state)
+    if c.copies[i].kind == NONE:
+        take_first_allowed(c, i)
+        return True
+    cluster = state.cluster[0]
+    random_state, turn = cluster.random_state, cluster.round_robin
+    found = reference_action(c, i, state, c.copies[i].kind)
+    cluster.random_state, cluster.round_robin = random_state, turn
+    return found
 
 
 def advance_clusters(address: int) -> int:

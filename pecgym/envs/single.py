@@ -11,7 +11,7 @@ from pecgym.analysis import RequestLog
 from pecgym.engine import Simulator
 from pecgym.envs import arrays as a
 from pecgym.envs.config import TERMS, EnvConfig, env_config
-from pecgym.envs.core import KINDS, Copies
+from pecgym.envs.core import KINDS, Copies, whole_numbers
 from pecgym.envs.presets import preset_settings
 from pecgym.errors import EngineError, SpecError
 from pecgym.units import PS_PER_S
@@ -100,9 +100,7 @@ class CopyEnv(gym.Env[Observation, Any]):
         """
         if not self._begun:
             raise EngineError("the environment has no episode: call reset() first")
-        if np.shape(action) != self._action.shape:
-            raise SpecError(f"action {action!r}: it must have {len(self._action)} components")
-        self._action[:] = action
+        self._action[:] = whole_numbers(action, self._action.shape)
         ended = int(self._ended[0]) if self._copies.step() else a.RUNNING
         self._begun = ended == a.RUNNING
         if self._screen is not None:
@@ -119,7 +117,7 @@ class CopyEnv(gym.Env[Observation, Any]):
         return {
             "action_mask": tuple([mask[part] for part in self._parts]),
             "decision": KINDS[int(self._kind[0])],
-            "now_s": int(self._now_ps[0]) / PS_PER_S,
+            "now_s": float(self._now_ps[0]) / PS_PER_S,
             "elapsed_s": elapsed_s,
             "discount": float((self.config.reward.discount_per_s**self._elapsed_s)[0]),  # by NumPy, as in a vector
             "invalid_actions": int(self._invalid[0]),

@@ -7,12 +7,13 @@ GPU time. Energy is charged at the power of busy GPUs, money for those GPUs.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pecgym.cluster import Cluster
 from pecgym.costs import STRATEGIES, Profile
 from pecgym.engine import Simulator
-from pecgym.engine.state import NONE, PREFILL
+from pecgym.engine.state import NONE, PREFILL, RUNNING
 from pecgym.envs.spaces import degree_options
 from pecgym.scenario import group_work_s
 from pecgym.units import PS_PER_S
@@ -21,24 +22,44 @@ from pecgym.units import PS_PER_S
 def unserved_replica_s(cluster: Cluster, simulator: Simulator) -> float:
     """Replica-seconds of work that the unfinished requests of a simulator would still take, each alone."""
     per_node = cluster.spec.gpus_per_node // cluster.profile.tp
+    decoded = _decoded_since_noted(simulator)
     total_s = 0.0
     for request in simulator.unfinished():
         if request.is_long:
             left = _prefill_left(simulator, request)
             total_s += _long_s(request, cluster, per_node, _fewest(simulator, request), left)
         else:
-            total_s += _short_s(request, cluster.profile)
+            total_s += _short_s(request, cluster.profile, decoded.get(int(request.row), 0))
     return total_s
 
 
-def _short_s(request: Any, profile: Profile) -> float:
-    """Of a short that goes on alone from what its counters say."""
+def _decoded_since_noted(simulator: Simulator) -> dict[int, int]:
+    """By row, the tokens that resident decodes have emitted beyond what their counters say."""
+    state = simulator.state
+    decoded: dict[int, int] = {}
+    for r, replica in enumerate(state.replicas):
+        running = 0
+        if replica.status == RUNNING and replica.with_decodes:
+            elapsed_ps = int(state.cluster[0].now_ps - replica.started_ps - replica.first_extra_ps)
+            slope_ps, base_ps = float(replica.slope_ps), float(replica.base_ps)
+            linear = base_ps - slope_ps / 2
+            root = math.sqrt(linear * linear + 2 * slope_ps * max(elapsed_ps, 0))
+            running = int((root - linear) / slope_ps) if slope_ps else int(max(elapsed_ps, 0) // max(base_ps, 1))
+        for slot in state.decodes[r, : replica.n_decodes]["slot"]:
+            request = state.requests[slot]
+            decoded[int(request.row)] = int(replica.decode_steps - request.join_step) + running
+    return decoded
+
+
+def _short_s(request: Any, profile: Profile, decoded: int) -> float:
+    """Of a short that goes on alone; decoded: tokens that its counters do not know of."""
     prompt_ps = 0
     if not request.decoding:
         chunk = int(request.prompt_tokens - request.computed_tokens)
         prompt_ps = profile.iteration_ps([(chunk, int(request.computed_tokens))], [])
-    steps = int(request.output_tokens - request.emitted_tokens) - (0 if request.decoding else 1)
-    context = int(request.computed_tokens if request.decoding else request.prompt_tokens)
+    left = int(request.output_tokens - request.emitted_tokens) - decoded
+    steps = max(left if request.decoding else left - 1, 0)
+    context = int(request.computed_tokens + decoded if request.decoding else request.prompt_tokens)
     each_ps = profile.g_ps(1) + profile.decode_base_ps + profile.decode_seq_ps
     read_tokens = steps * context + steps * (steps - 1) // 2
     return (prompt_ps + steps * each_ps + read_tokens * profile.decode_kv_ps) / PS_PER_S

@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 from pecgym.analysis import RequestLog
 from pecgym.envs import arrays as a
 from pecgym.envs.config import TERMS, EnvConfig, env_config
-from pecgym.envs.core import Copies
+from pecgym.envs.core import Copies, whole_numbers
 from pecgym.envs.presets import preset_settings
 from pecgym.errors import EngineError, SpecError
 from pecgym.units import PS_PER_S
@@ -25,9 +25,10 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
     """What the vector environments have in common.
 
     `info` has, as arrays over the copies, what a single environment's has: `action_mask` (int8[N, M], all components
-    after one another), `decision` (0 place, 1 start, 2 roles, -1 none), `now_s`, `elapsed_s`, `discount`,
-    `invalid_actions`, `reward_terms` (a dict of arrays). In the mode SAME_STEP the last observation and info of a copy
-    that ended are in `final_obs` and `final_info`, with `_final_obs` and `_final_info` saying of which copies.
+    after one another), `decision` (0 place, 1 start, 2 roles, 3 join, 4 evict, -1 none), `now_s`, `elapsed_s`,
+    `discount`, `invalid_actions`, `reward_terms` (a dict of arrays); every copy has all of them, so that there are no
+    `_key` masks. In the mode SAME_STEP the last observation and info of a copy that ended are in `final_obs` and
+    `final_info`, with `_final_obs` and `_final_info` saying of which copies.
     """
 
     copies_class: ClassVar[type[Copies]]
@@ -47,6 +48,8 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
         many decisions; None: by the settings alone. preset, settings: as of a single one. Raises PecGymError."""
         if num_envs < 1:
             raise SpecError(f"num_envs={num_envs}: must be 1 or more")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise SpecError(f"max_episode_steps={max_episode_steps}: must be 1 or more")
         if render_mode is not None:
             raise SpecError("render_mode: copies in a vector are not rendered; make a single environment for pictures")
         self.num_envs = num_envs
@@ -60,7 +63,8 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._look_at_arrays()
-        self._randoms = [seeding.np_random(None)[0] for _ in range(num_envs)]
+        drawn = [seeding.np_random(None) for _ in range(num_envs)]
+        self._randoms, self._random_seeds = [random for random, _ in drawn], [seed for _, seed in drawn]
         self._over = np.ones(num_envs, bool)  # copies whose episode has ended, or never begun
         self._steps = np.zeros(num_envs, np.int64)
 
@@ -92,7 +96,7 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
         for i, copy_seed in enumerate(self._seeds(seed)):
             if chosen[i]:
                 if copy_seed is not None:
-                    self._randoms[i] = seeding.np_random(copy_seed)[0]
+                    self._randoms[i], self._random_seeds[i] = seeding.np_random(copy_seed)
                 self._begin(i, options)
         return self._observations(), self._infos()
 
@@ -103,7 +107,7 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
             return [int(seed) + i for i in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise SpecError(f"reset: {len(seed)} seeds for {self.num_envs} copies")
-        return seed
+        return [None if each is None else int(each) for each in seed]
 
     def _begin(self, i: int, options: dict[str, Any] | None = None) -> None:
         self._copies.reset(i, self._randoms[i], options)
@@ -117,7 +121,7 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
         Raises EngineError for a copy that has no episode, and SpecError for an invalid action with strict=True.
         """
         arrays = self._copies.arrays
-        arrays.actions[:] = actions
+        arrays.actions[:] = whole_numbers(actions, arrays.actions.shape)
         over = np.flatnonzero(self._over)
         if over.size:
             rewards, ended = self._step_some(over)
@@ -128,7 +132,7 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
         self._steps += 1
         terminated, truncated = ended == a.TERMINATED, ended == a.TRUNCATED
         if self._most_steps is not None:
-            truncated |= ~terminated & (self._steps >= self._most_steps)
+            truncated |= self._steps >= self._most_steps
         done = terminated | truncated
         final: dict[str, Any] = {}
         if done.any():
@@ -180,12 +184,24 @@ class CopiesVectorEnv(VectorEnv[Observations, Any, Any]):
         }
         return infos
 
+    @property  # type: ignore[misc]
+    def np_random(self) -> Any:
+        """The generators of the copies, from which their windows are drawn."""
+        return tuple(self._randoms)
+
+    @property
+    def np_random_seed(self) -> Any:
+        """The seeds of those generators."""
+        return tuple(self._random_seeds)
+
     def action_masks(self) -> Any:
         """bool[N, M]: which values are valid, of all components after one another."""
         return self._copies.arrays.mask.astype(bool)
 
     def reference_action(self, i: int) -> Any:
         """int64[components]: what the reference policy would do now in copy i. EngineError: no action means it."""
+        if 0 <= i < self.num_envs and self._over[i]:
+            raise EngineError(f"no decision is due in copy {i}: its episode has ended, or not begun")
         return self._copies.reference_action(i)
 
     def log(self, i: int) -> RequestLog:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,13 +58,18 @@ class Windows:
             return self.from_request(first)
         start_s = self._starts_at(self._low)
         if not episode.random_start:
-            return self._from_time(start_s)
+            window = self._from_time(start_s)
+            if window.stop == window.first:
+                raise SpecError(f"episode.duration_s={episode.duration_s}: no request arrives so soon; ask for more")
+            return window
         for _ in range(_TRIES):
             last_s = self._arrival_s[self._high - 1] - episode.duration_s
             window = self._from_time(random.uniform(start_s, last_s))
             if window.stop > window.first:
                 return window
-        raise SpecError(f"episode.duration_s={episode.duration_s}: no request arrives in {_TRIES} random windows")
+        raise SpecError(
+            f"episode.duration_s={episode.duration_s}: no request arrives in {_TRIES} random windows; ask for more"
+        )
 
     def from_request(self, first: int) -> Window:
         """The window that begins at a request of the split, shorter near its end. Raises SpecError if it is not in
@@ -74,7 +78,10 @@ class Windows:
         if not self._low <= first < self._high:
             raise SpecError(f"first_request={first}: the split {episode.split} has {self._low} to {self._high - 1}")
         if episode.duration_s is not None:
-            return self._from_time(self._starts_at(first))
+            start_s = float(self._arrival_s[first])
+            end_s = start_s + episode.duration_s
+            stop = min(int(np.searchsorted(self._arrival_s, end_s)), self._high)
+            return self._window(first, stop, start_s, end_s)
         stop = min(first + (episode.requests or self._high), self._high)
         return self._window(first, stop, self._starts_at(first), float(self._arrival_s[stop - 1]))
 
@@ -94,4 +101,8 @@ class Windows:
         first = given.pop("first_request", None)
         if given:
             raise SpecError(f"reset: unknown option {', '.join(map(str, given))}; there is first_request")
-        return self.draw(random) if first is None else self.from_request(operator.index(first))
+        if first is None:
+            return self.draw(random)
+        if not isinstance(first, int | np.integer):
+            raise SpecError(f"first_request={first!r}: must be the number of a row")
+        return self.from_request(int(first))

@@ -89,14 +89,18 @@ class Policy:
 
     def rules_with(self, tp: int, **changes: Any) -> LongRules:
         """The rules on replicas of `tp` GPUs, on which the number set apart for longs depends, with some changed."""
-        rules = self.rules.with_changes(**changes)
+        rules = self._with_reserved(tp, "reserved_replicas" in changes).with_changes(**changes)
         if rules.pool_interval_s and self.pool is None and not hasattr(self.actor, "pool"):
             raise SpecError(f"policy {self.name!r}: long.pool_interval_s is set, but it has no function `pool` to ask")
-        if not self.reserves or rules.reserved_replicas or "reserved_replicas" in changes:
-            return rules
+        return rules
+
+    def _with_reserved(self, tp: int, given: bool) -> LongRules:
+        """The policy's rules, with the replicas that it reserves unless their number is given."""
+        if not self.reserves or self.rules.reserved_replicas or given:
+            return self.rules
         if tp not in RESERVED_SHARE:
             raise SpecError(
                 f"policy {self.name!r}: how many replicas of {tp} GPUs to reserve is known for "
                 f"{', '.join(map(str, RESERVED_SHARE))} GPUs only; set long.reserved_replicas"
             )
-        return rules.with_changes(reserved_replicas=RESERVED_SHARE[tp])
+        return self.rules.with_changes(reserved_replicas=RESERVED_SHARE[tp])

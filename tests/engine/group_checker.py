@@ -222,10 +222,11 @@ class GroupChecker(Checker):
         if not self.case.rules.pool_interval_s:
             assert sorted(roles) == self.roles
         else:
-            assert LONG_ROLE not in roles
+            apart, never = (LONG_ROLE, DECODE_ROLE) if self.case.rules.reserved_replicas else (DECODE_ROLE, LONG_ROLE)
+            assert never not in roles
             becoming = [q.role if q.next_role == NONE else q.next_role for q in self.replicas]
             assert becoming.count(GENERAL) >= 1
-            assert becoming.count(DECODE_ROLE) >= 1
+            assert becoming.count(apart) >= 1
 
     # -- the global queues ------------------------------------------------------------------------------------------
 
