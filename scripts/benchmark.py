@@ -159,21 +159,26 @@ def run_week() -> None:
     )
 
 
+FIRST_REQUEST = "import pecgym; pecgym.make_cluster(workload=pecgym.load_trace('azure2023_conv').slice(0, 1)).run()"
+FIRST_RESET = "import gymnasium; gymnasium.make('pecgym:pecgym/Cluster-v0').reset(seed=0)"
+
+
 def first_run(repeats: int) -> Iterator[Row]:
-    """A fresh process with an empty cache of compiled code, then one with a full one: import, make, first request."""
-    program = (
-        "import pecgym; c = pecgym.make_cluster(workload=pecgym.load_trace('azure2023_conv').slice(0, 1)); c.run()"
-    )
+    """Fresh processes with an empty cache of compiled code, then with a full one: a cluster's first request, and an
+    environment's first reset (which finds the engine compiled)."""
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "PECGYM_CACHE_DIR": folder}
 
-        def seconds() -> float:
+        def seconds(program: str) -> float:
             started = time.perf_counter()
             subprocess.run([sys.executable, "-c", program], env=env, check=True, capture_output=True)
             return time.perf_counter() - started
 
-        yield at_most("first run, compilation included", seconds(), "s", 60.0)
-        yield at_most("later run: import and first request", median(seconds() for _ in range(repeats)), "s", 2.0)
+        engine_s, environment_s = seconds(FIRST_REQUEST), seconds(FIRST_RESET)
+        yield at_most("first run, compilation included", engine_s, "s", 60.0)
+        yield at_most("the same, and an environment's", engine_s + environment_s, "s", 60.0)
+        for name, program in (("first request", FIRST_REQUEST), ("first reset", FIRST_RESET)):
+            yield at_most(f"later run: import and {name}", median(seconds(program) for _ in range(repeats)), "s", 2.0)
 
 
 def masked_actions(random: np.random.Generator, mask: Any, sizes: Any) -> Any:
@@ -181,6 +186,13 @@ def masked_actions(random: np.random.Generator, mask: Any, sizes: Any) -> Any:
     keys = random.random(mask.shape) * mask
     ends = np.cumsum(sizes)
     return np.stack([keys[:, end - size : end].argmax(axis=1) for size, end in zip(sizes, ends, strict=True)], axis=1)
+
+
+def of_environment(name: str, env_id: str, decisions_per_s: float, bar: float) -> Row:
+    """The bars are of the default environment, 8 replicas on 32 GPUs; a decision costs more with more replicas."""
+    if env_id == "pecgym/Cluster-v0":
+        return at_least(name, decisions_per_s, "decisions/s", bar)
+    return Row(name, decisions_per_s, "decisions/s", None, None)
 
 
 def single_environment(env_id: str, repeats: int, decisions: int = 20_000) -> Iterator[Row]:
@@ -201,7 +213,7 @@ def single_environment(env_id: str, repeats: int, decisions: int = 20_000) -> It
                 _, info = env.reset()
             seconds += time.perf_counter() - started
         figures.append(decisions / seconds)
-    yield at_least(f"{env_id}, 1 copy", median(figures), "decisions/s", 5e4)
+    yield of_environment(f"{env_id}, 1 copy", env_id, median(figures), 5e4)
 
 
 def vector_environment(env_id: str, repeats: int, copies: int = 64, steps: int = 2_000) -> Iterator[Row]:
@@ -232,7 +244,7 @@ def vector_environment(env_id: str, repeats: int, copies: int = 64, steps: int =
         if mode == "sync":
             yield Row(label, median(figures), "decisions/s", None, None)
         else:
-            yield at_least(label, median(figures), "decisions/s", 5e5)
+            yield of_environment(label, env_id, median(figures), 5e5)
             yield Row(f"{label}, drawing included", median(with_policy), "decisions/s", None, None)
 
 
