@@ -1,95 +1,23 @@
 """The simulator's specification in code: one iteration at a time, plain lists, no jumps, no heaps, no compilation.
 
 `NaiveCluster` gives the same times and per-request results, bit for bit, as the compiled engine. A rule of the model
-is written here first: what one replica does in this file, long requests, links and roles in naive_groups.py. Times are
-integer picoseconds. One point in time has five phases: iterations end and pushed KV caches arrive, requests arrive, the
-decode pool may change, the policy decides, batches start.
+is written here first: what one replica does in this file, long requests, links and roles in naive_groups.py; what is
+known of a request and of a replica is in naive_records.py. Times are integer picoseconds. One point in time has five
+phases: iterations end and pushed KV caches arrive, requests arrive, the decode pool may change, the policy decides,
+batches start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from pecgym.costs import GroupCosts, Profile
 from pecgym.engine import EngineSettings, LongRules, Topology
 from pecgym.units import PS_PER_S, seconds_to_ps
 from pecgym.workload import ClosedLoop, Trace
-from tests.naive_groups import WAIT, Group, Groups, Placement
-
-
-@dataclass(eq=False)
-class Request:
-    """One request: what it needs, and what has been done for it."""
-
-    row: int
-    arrival: int
-    input: int
-    output: int
-    rank: int  # the output length that order rules may read
-    is_long: bool = False
-    replica: int = -1
-    decode_replica: int = -1  # where a short is to decode, if elsewhere
-    degree: int = 1
-    preemptions: int = 0
-    preempts: bool = False  # a short that stops a long as soon as it could run beside it
-    pushed: int = -1  # when its KV cache had arrived there
-    placed: int = -1
-    start: int = -1
-    first_token: int = -1
-    finish: int = -1
-    prompt: int = 0  # tokens that prefill must compute: input, plus tokens emitted before an eviction
-    computed: int = 0  # KV tokens held
-    emitted: int = 0
-    leave_at: int = 0  # emitted tokens at which it leaves the batch
-    decoding: bool = False
-    swapped: bool = False
-    from_push: bool = False  # waits where it will decode, its KV in that replica's host memory
-    reserved: int = 0  # KV tokens that admission set aside
-    admission: int = 0
-    evictions: int = 0
-    recomputed: int = 0
-    key: tuple[int, int] = (0, 0)  # place in the queue that it is in
-    sequence: int = 0
-
-
-@dataclass(eq=False)
-class Replica:
-    """One replica: who waits, who is resident, and the iteration that is running."""
-
-    index: int
-    role: str = "general"
-    next_role: str = ""  # what it becomes once it is empty
-    group: Group | None = None  # the long request that it serves
-    pushing: list[Request] = field(default_factory=list)  # prefilled here, KV on its way
-    incoming: int = 0  # placed requests that will decode here and are elsewhere yet
-    waiting: list[Request] = field(default_factory=list)
-    prefills: list[Request] = field(default_factory=list)  # residents whose prompt is incomplete, oldest first
-    decodes: list[Request] = field(default_factory=list)
-    iteration_start: int = 0
-    iteration_end: int | None = None
-    chunks: dict[Request, int] = field(default_factory=dict)  # prompt tokens in the running iteration
-    with_decodes: bool = False
-    gathering_until: int | None = None  # static batching
-    swapped_tokens: int = 0  # moved to or from host memory for the iteration being composed
-    admissions: int = 0
-    busy: int = 0
-    iterations: int = 0
-    finished: list[Request] = field(default_factory=list)
-
-    @property
-    def residents(self) -> list[Request]:
-        return self.decodes + self.prefills
-
-    @property
-    def n_requests(self) -> int:
-        return len(self.waiting) + len(self.residents)
-
-    @property
-    def queued_tokens(self) -> int:
-        """Prompt tokens placed here and not yet computed."""
-        return sum(q.prompt - q.computed for q in self.waiting + self.prefills if not q.decoding)
+from tests.naive_groups import WAIT, Groups, Placement
+from tests.naive_records import Replica, Request
 
 
 class NaiveCluster(Groups):

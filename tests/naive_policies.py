@@ -7,8 +7,9 @@ from typing import Any
 
 from pecgym.costs import STRATEGIES
 from tests.engine.role_policies import RESERVES_AT_RANDOM, naive_any_number
-from tests.naive_engine import NaiveCluster, Request
+from tests.naive_engine import NaiveCluster
 from tests.naive_groups import WAIT, Placement
+from tests.naive_records import Request
 
 
 def replicas_of(cluster: NaiveCluster, place_class: str) -> list[int]:

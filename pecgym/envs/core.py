@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar
@@ -67,7 +68,7 @@ def whole_numbers(given: Any, shape: tuple[int, ...]) -> Any:
     return array
 
 
-class Copies:
+class Copies(ABC):
     """N copies of one environment. Copy i steps, ends and begins anew on its own.
 
     Attributes:
@@ -102,22 +103,25 @@ class Copies:
 
     # -- what an environment is made of -----------------------------------------------------------------------------
 
+    @abstractmethod
     def _asks(self) -> dict[str, Any]:
         """Keyword arguments of Simulator by which the agent is asked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _make_arrays(self) -> None:
         """Sets `arrays` and the spaces."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_cluster(self) -> None:
         """Raises SpecError for a cluster or a workload that the environment is not for."""
 
+    @abstractmethod
     def _compiled_advance(self) -> Any:
-        raise NotImplementedError
+        """The compiled step: `advance(address of the table of arrays)`, how many copies need attention."""
 
+    @abstractmethod
     def _compiled_imitate(self) -> Any:
-        raise NotImplementedError
+        """The compiled question: `imitate(address, i)`, whether the reference policy's action could be written."""
 
     # -- setting up -------------------------------------------------------------------------------------------------
 
@@ -291,6 +295,9 @@ class ClusterCopies(Copies):
 
     observed = ("replicas", "request", "waiting_longs", "cluster")
     arrays: a.ClusterArrays
+
+    def _check_cluster(self) -> None:
+        pass  # it is for all
 
     def _asks(self) -> dict[str, Any]:
         controls = set(self.config.agent_controls)
