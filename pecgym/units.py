@@ -9,6 +9,7 @@ import numpy as np
 from pecgym.errors import PecGymError
 
 PS_PER_S = 10**12
+PS_PER_US = 10**6
 J_PER_KWH = 3.6e6
 HORIZON_S = 4.0e6
 """The longest time that the engine takes, in seconds (46 days); sums of two such times still fit in int64."""

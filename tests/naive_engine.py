@@ -51,7 +51,7 @@ class NaiveCluster(Groups):
         settings = settings.resolved(profile)
         assert settings.block_tokens is not None
         assert settings.kv_capacity_tokens is not None
-        self.profile, self.settings, self.choose = profile, settings, choose
+        self.profile, self.settings, self.choose = settings.with_overhead(profile), settings, choose
         self.load_kind, self.global_order, self.random_state = load, global_order, random_state
         self.block_tokens = settings.block_tokens
         self.capacity = settings.kv_capacity_tokens // self.block_tokens
@@ -115,6 +115,7 @@ class NaiveCluster(Groups):
         self.now = min([*times, self.next_pool_change])
         for replica in self.replicas:
             if replica.iteration_end == self.now:
+                replica.last_iteration = (replica.iteration_start, self.now)
                 self.end_iteration(replica)
                 self.ready.append(replica)
             elif replica.iteration_end is None and replica.gathering_until == self.now:
@@ -311,6 +312,7 @@ class NaiveCluster(Groups):
         """colocated: beside the decode of a long, with at most `colocation_tokens` prompt tokens and all decodes."""
         settings = self.settings
         mixing = settings.mixing or colocated
+        replica.seen_until = self.now if colocated else self.seen_until(replica)
         if settings.preemptive:
             self.displace(replica)
         while replica.waiting and self.has_kv(replica.waiting[0]) and self.fits(replica, replica.waiting[0], 1):
@@ -326,6 +328,13 @@ class NaiveCluster(Groups):
             if mixing or not replica.chunks:
                 self.make_room_for_decodes(replica)
                 replica.with_decodes = bool(replica.decodes)
+
+    def seen_until(self, replica: Replica) -> int:
+        """Asynchronous scheduling composes a batch while the one before it runs, from what was known when that began;
+        a replica that stood idle, or has nobody left, composes from what it knows now."""
+        started, ended = replica.last_iteration
+        ahead = self.settings.async_scheduling and ended == self.now and replica.residents
+        return started if ahead else self.now
 
     def has_kv(self, request: Request) -> bool:
         """Whether a waiting request's KV cache is in host memory: swapped out, or pushed from where it prefilled."""
@@ -349,7 +358,8 @@ class NaiveCluster(Groups):
 
         def share(request: Request) -> int:
             """Prompt tokens for a waiting request; 0 if it may not join."""
-            if self.has_kv(request) or not self.fits(replica, request, extra):
+            unknown = request.placed > replica.seen_until
+            if unknown or self.has_kv(request) or not self.fits(replica, request, extra):
                 return 0
             return self.chunk(request.prompt, left, not replica.chunks, limit)
 

@@ -57,6 +57,8 @@ class Replica:
     decodes: list[Request] = field(default_factory=list)
     iteration_start: int = 0
     iteration_end: int | None = None
+    last_iteration: tuple[int, int] = (-1, -1)  # start and end of the last one that ended, not beside a long
+    seen_until: int = 0  # who was placed after that is not known to the batch that is being composed
     chunks: dict[Request, int] = field(default_factory=dict)  # prompt tokens in the running iteration
     with_decodes: bool = False
     gathering_until: int | None = None  # static batching

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +107,17 @@ class Profile:
         if contexts:
             time_ps += self.decode_base_ps + len(contexts) * self.decode_seq_ps + sum(contexts) * self.decode_kv_ps
         return time_ps
+
+    def with_overhead(self, step_ps: int, request_ps: int) -> Profile:
+        """This profile with `step_ps` more in every iteration, and `request_ps` more for each request in it."""
+        if step_ps == 0 and request_ps == 0:
+            return self
+        return replace(
+            self,
+            g_knots_ps=self.g_knots_ps + step_ps,
+            prefill_seq_ps=self.prefill_seq_ps + request_ps,
+            decode_seq_ps=self.decode_seq_ps + request_ps,
+        )
 
     def prefill_ps(self, prompt_tokens: int) -> int:
         """Time of an iteration that prefills one whole prompt alone, in ps."""

@@ -6,7 +6,7 @@ from pecgym.engine.arrivals import next_user_request
 from pecgym.engine.batch_decisions import admit_chosen, asks_who_joins, chosen_victim
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.integrals import note_short_answered
-from pecgym.engine.iteration import advance_decodes, run_ps, start_run
+from pecgym.engine.iteration import advance_decodes, iteration_start_ps, run_ps, start_run
 from pecgym.engine.links import push
 from pecgym.engine.memory import (
     blocks_of,
@@ -14,6 +14,7 @@ from pecgym.engine.memory import (
     fits,
     growth_blocks,
     held_tokens,
+    is_seen,
     prompt_share,
     resident,
     share_on_joining,
@@ -113,6 +114,9 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
         replica.with_decodes = 0
         replica.with_prefills = 0
         replica.left_tokens = 0
+        replica.seen_ps = state.cluster[0].now_ps
+        if colocated == 0:
+            replica.seen_ps = _composed_ps(state, r)
         if settings.preemptive == 1:
             _displace(state, r)
         while replica.queue != NONE and state.requests[replica.queue].swapped != 0 and fits(state, r, replica.queue, 1):
@@ -134,9 +138,23 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
     steady = replica.evictions == replica.evictions_before
     if settings.preemptive == 1 and replica.queue != NONE and _fits_without_larger(state, r):
         steady = False  # the next boundary may displace somebody for it
+    if replica.queue != NONE and not is_seen(state, replica.queue, replica.seen_ps):
+        steady = False  # the next boundary knows of it
     if settings.ask_batches == 1 and asks_who_joins(state, r):
         steady = False  # at the next boundary the answer may be another
     return DONE, steady
+
+
+@rule
+def _composed_ps(state: State, r: int) -> int:
+    """When the batch that starts now was composed: with asynchronous scheduling as the iteration before it began,
+    unless the replica stood idle or has nobody left."""
+    replica = state.replicas[r]
+    now_ps = state.cluster[0].now_ps
+    ahead = state.settings[0].async_scheduling == 1 and replica.n_decodes + replica.n_prefills > 0
+    if ahead and replica.last_ended_ps == now_ps:
+        return replica.last_started_ps
+    return now_ps
 
 
 @rule
@@ -334,6 +352,8 @@ def end_run(state: State, r: int) -> None:
         return
     replica.status = IDLE
     steps = replica.n_iterations
+    replica.last_started_ps = iteration_start_ps(replica, steps)
+    replica.last_ended_ps = state.cluster[0].now_ps
     kind = SLICE_PREFILL
     if replica.with_decodes == 1:
         kind = SLICE_MIXED if replica.with_prefills == 1 else SLICE_DECODE

@@ -72,7 +72,8 @@ def _newcomer(state: State, r: int, slot: int, preempt: bool) -> None:
     elif replica.status != RUNNING:
         mark_ready(state, r)
     elif replica.queue == slot or state.settings[0].queue_order != ORDER_FCFS:
-        cut_run(state, r)
+        asked = state.settings[0].ask_batches == 1  # also while nobody is known who could join
+        cut_run(state, r, NONE if asked else slot)
 
 
 @separate_rule
@@ -141,7 +142,7 @@ def _end_pushes(state: State) -> None:
         if source.status != RUNNING and source.status != SERVING:
             mark_ready(state, request.replica)
         elif source.n_waiting > 0 and source.status == RUNNING:
-            cut_run(state, request.replica)
+            cut_run(state, request.replica, source.queue)
         elif source.n_waiting > 0:
             newcomer_beside_long(state, request.replica, state.requests[source.queue].preempts == 1)
         _newcomer(state, request.decode_replica, slot, False)

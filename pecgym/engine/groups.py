@@ -215,7 +215,7 @@ def newcomer_beside_long(state: State, r: int, preempt: bool) -> None:
     if group.phase == DECODE:
         if runs_beside:
             group.suspend_wanted = 1
-        cut_run(state, lead)
+        cut_run(state, lead, NONE)
     elif group.phase == PREFILL and runs_beside:
         done = group.done_ps + cluster.now_ps - state.replicas[lead].started_ps
         boundary = (done + group.operator_ps - 1) // group.operator_ps * group.operator_ps

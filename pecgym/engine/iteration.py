@@ -10,8 +10,8 @@ import math
 from typing import Any
 
 from pecgym.engine.compiled import rule, separate_rule
-from pecgym.engine.memory import growth_blocks, steps_before_overflow
-from pecgym.engine.state import HORIZON_PS, RUNNING, State
+from pecgym.engine.memory import growth_blocks, is_seen, steps_before_overflow
+from pecgym.engine.state import HORIZON_PS, NONE, RUNNING, State
 from pecgym.engine.tournament import update_key
 
 
@@ -123,15 +123,25 @@ def start_run(state: State, r: int, swapped_tokens: int, steady: bool) -> None:
 
 
 @rule
-def cut_run(state: State, r: int) -> None:
-    """Ends the run of replica r, or of the group that it leads, at its first iteration boundary from now on, so that a
-    newcomer can join there."""
+def iteration_start_ps(replica: Any, k: int) -> int:
+    """When iteration k >= 1 of the run under way starts."""
+    if k == 1:
+        return replica.started_ps
+    return replica.started_ps + run_ps(replica, k - 1)
+
+
+@rule
+def cut_run(state: State, r: int, slot: int) -> None:
+    """Ends the run of replica r, or of the group that it leads, at its first iteration boundary from now on at which
+    the request `slot` can join it; NONE: at the first of all."""
     replica = state.replicas[r]
     if replica.n_iterations == 1:
         return
     elapsed = state.cluster[0].now_ps - replica.started_ps
     done = iterations_within(replica, elapsed)
     if done == 0 or run_ps(replica, done) < elapsed:
+        done += 1
+    if slot != NONE and not is_seen(state, slot, iteration_start_ps(replica, done)):
         done += 1
     if done < replica.n_iterations:
         replica.n_iterations = done

@@ -203,9 +203,21 @@ def fits(state: State, r: int, slot: int, steps_ahead: int) -> bool:
 
 
 @rule
+def is_seen(state: State, slot: int, composed_ps: int) -> bool:
+    """Whether a batch that was composed at that time knows of the waiting request.
+
+    Asynchronous scheduling composes a batch while the one before it runs, from what was known when that began. A
+    request whose KV cache waits in host memory is none of its newcomers.
+    """
+    request = state.requests[slot]
+    return state.settings[0].async_scheduling == 0 or request.swapped != 0 or request.placed_ps <= composed_ps
+
+
+@rule
 def share_on_joining(state: State, r: int, slot: int, chunk_tokens: int, left: int, first: bool) -> int:
     """Prompt tokens that a waiting request gets if it joins the batch of replica r next (`prompt_share`); 0 if it may
-    not, because none are left for it, its KV is in host memory, or it does not fit (`fits`).
+    not, because none are left for it, its KV is in host memory, the batch does not know of it (`is_seen`), or it does
+    not fit (`fits`).
 
     Where decodes go first their next iteration has a claim on memory before new requests.
     """
@@ -214,6 +226,8 @@ def share_on_joining(state: State, r: int, slot: int, chunk_tokens: int, left: i
     if state.settings[0].group_order == DECODE_FIRST:
         steps_ahead = 1
     share = prompt_share(chunk_tokens, request.prompt_tokens, left, first)
-    if share == 0 or request.swapped != 0 or not fits(state, r, slot, steps_ahead):
+    if share == 0 or request.swapped != 0 or not is_seen(state, slot, state.replicas[r].seen_ps):
+        return 0
+    if not fits(state, r, slot, steps_ahead):
         return 0
     return share

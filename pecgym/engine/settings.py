@@ -14,10 +14,11 @@ from pecgym.costs import Profile
 from pecgym.engine import state as layout
 from pecgym.errors import SpecError
 from pecgym.strict import check_types, find_yaml, load_strict, packaged_names
-from pecgym.units import HORIZON_S, PS_PER_S, seconds_to_ps
+from pecgym.units import HORIZON_S, PS_PER_S, PS_PER_US, seconds_to_ps
 
 _LARGEST = 2**40
 _SLOWEST_SWAP_GB_PER_S = 1e-3
+_LONGEST_OVERHEAD_US = 1e6
 _PRESETS = Path(__file__).resolve().parent / "presets"
 
 _CODES: dict[str, dict[str, int]] = {
@@ -64,6 +65,12 @@ class EngineSettings:
         block_tokens: KV tokens in a block; None: the profile's (vLLM: 16, INFERMAX: 1).
         watermark: share of the blocks kept free by admission while others run (vLLM: 0.01).
         kv_capacity_tokens: KV memory of a replica; None: the profile's.
+        async_scheduling: True if a batch is composed while the one before it runs (vLLM's --async-scheduling, SGLang's
+            overlap scheduler): it knows only of requests that were placed when that one began. A replica that stands
+            idle, or has nobody left, composes at once.
+        step_overhead_us: time of every iteration on top of the profile's, microseconds: scheduling, input preparation,
+            sampling, launching, detokenisation, where they do not overlap with the GPU's work.
+        step_overhead_per_request_us: the same for each request in the iteration.
     """
 
     name: str = "custom"
@@ -84,6 +91,9 @@ class EngineSettings:
     block_tokens: int | None = None
     watermark: float = 0.01
     kv_capacity_tokens: int | None = None
+    async_scheduling: bool = False
+    step_overhead_us: float = 0.0
+    step_overhead_per_request_us: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self, "engine", SpecError)
@@ -103,6 +113,11 @@ class EngineSettings:
             raise SpecError(f"engine.static_timeout_s={self.static_timeout_s}: must be 0 to {HORIZON_S:.0e} seconds")
         if not 0 <= self.chunk_tokens < _LARGEST:
             raise SpecError(f"engine.chunk_tokens={self.chunk_tokens}: must be 0 (whole prompts) or more")
+        for key in ("step_overhead_us", "step_overhead_per_request_us"):
+            if not 0 <= getattr(self, key) <= _LONGEST_OVERHEAD_US:
+                raise SpecError(
+                    f"engine.{key}={getattr(self, key)}: must be 0 to {_LONGEST_OVERHEAD_US:.0e} microseconds"
+                )
         if not 0 <= self.watermark < 1:
             raise SpecError(f"engine.watermark={self.watermark}: a share of the KV blocks, 0 <= watermark < 1")
         for wrong, message in (
@@ -118,6 +133,14 @@ class EngineSettings:
             (
                 self.batching == "static" and self.reservation == "history",
                 "static batches hold the padded peak, not a history",
+            ),
+            (
+                self.batching == "static" and self.async_scheduling,
+                "static batches are composed at their start: async_scheduling=false",
+            ),
+            (
+                self.preemptive and self.async_scheduling,
+                "nobody is displaced for a request that is not known yet: async_scheduling=false",
             ),
             (self.batching != "static" and self.static_timeout_s > 0, "static_timeout_s needs batching=static"),
         ):
@@ -149,6 +172,12 @@ class EngineSettings:
             kv_capacity_tokens=self.kv_capacity_tokens or profile.kv_capacity_tokens,
         )
 
+    def with_overhead(self, profile: Profile) -> Profile:
+        """The profile with this engine's overhead in every iteration."""
+        return profile.with_overhead(
+            round(self.step_overhead_us * PS_PER_US), round(self.step_overhead_per_request_us * PS_PER_US)
+        )
+
     def write(self, record: Any, profile: Profile) -> None:
         """Fills the kernel's SETTINGS record from resolved settings."""
         assert self.block_tokens is not None
@@ -161,6 +190,7 @@ class EngineSettings:
         record.chunk_tokens = self.chunk_tokens
         record.mixing = self.mixing
         record.preemptive = self.preemptive
+        record.async_scheduling = self.async_scheduling
         if self.swap_gb_per_s is not None:
             record.swap_ps_per_token = round(profile.kv_bytes_per_token / (self.swap_gb_per_s * 1e9) * PS_PER_S)
         record.block_tokens = self.block_tokens

@@ -123,7 +123,7 @@ class Simulator:
             if value not in values:
                 raise EngineError(f"{key}={value!r}: choose one of {', '.join(values)}")
         self.settings = settings = settings.resolved(profile)
-        self.profile = profile
+        self.profile = profile = settings.with_overhead(profile)
         assert settings.block_tokens is not None
         assert settings.kv_capacity_tokens is not None
         self.rules = rules = rules or LongRules()

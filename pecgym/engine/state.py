@@ -136,6 +136,9 @@ REPLICA = _layout(
     "first_extra_ps",  # time that only the first of them takes (swaps)
     "base_ps",  # duration of the first, without the extra
     "slope_ps",  # how much longer each next one is
+    "last_started_ps",  # start of the last iteration that ended
+    "last_ended_ps",  # and its end
+    "seen_ps",  # who was placed after that is not known to the batch that is being composed
     "composing",  # how far it is with its next batch
     "left_tokens",  # ask_batches: prompt tokens that this batch can still take
     "evictions_before",  # evictions when it began
@@ -227,6 +230,7 @@ SETTINGS = _layout(
     "swap_ps_per_token",
     "queue_order",
     "preemptive",
+    "async_scheduling",
     "block_tokens",
     "capacity_blocks",
     "watermark_blocks",

@@ -166,6 +166,7 @@ def engines(draw: Any) -> EngineSettings:
     batching = draw(st.sampled_from(["continuous", "continuous", "continuous", "static", "none"]))
     static = batching == "static"
     eviction = draw(st.sampled_from(["recompute", "swap"]))
+    preemptive = order != "fcfs" and not static and draw(st.sampled_from([True, True, False]))
     return EngineSettings(
         name="random",
         batching=batching,
@@ -181,10 +182,13 @@ def engines(draw: Any) -> EngineSettings:
         eviction=eviction,
         swap_gb_per_s=draw(st.sampled_from([math.inf, 1e5, 1e3])) if eviction == "swap" else None,
         queue_order=order,
-        preemptive=order != "fcfs" and not static and draw(st.sampled_from([True, True, False])),
+        preemptive=preemptive,
         block_tokens=block,
         watermark=draw(st.sampled_from([0.0, 0.01, 0.2])),
         kv_capacity_tokens=block * draw(st.sampled_from([5, 20, 60, 1000])),
+        async_scheduling=not (static or preemptive) and draw(st.booleans()),
+        step_overhead_us=draw(st.sampled_from([0.0, 7e-6])),
+        step_overhead_per_request_us=draw(st.sampled_from([0.0, 3e-6])),
     )
 
 

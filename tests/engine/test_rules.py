@@ -382,6 +382,28 @@ def test_a_prompt_longer_than_the_budget_does_not_wait_for_decodes_to_end(
     assert log.start_ps[1] == 260
 
 
+def test_asynchronous_scheduling_makes_a_newcomer_wait_one_iteration_more() -> None:
+    """Iterations of 110 ps after a prefill of 150. A newcomer at 200, during the first decode, would join at 260; the
+    batch of 260 was composed at 150, so it joins at 370. One that comes as an iteration begins is known to the next."""
+    at_once = serve([(0, 5, 6), (200, 5, 1)], mixing=True)
+    late = serve([(0, 5, 6), (200, 5, 1)], mixing=True, async_scheduling=True)
+    assert (at_once.start_ps[1], late.start_ps[1]) == (260, 370)
+    assert serve([(0, 5, 6), (260, 5, 1)], mixing=True, async_scheduling=True).start_ps[1] == 370
+
+
+def test_asynchronous_scheduling_does_not_delay_an_idle_replica() -> None:
+    """One that is idle, and one whose last request leaves as the newcomer waits."""
+    log = serve([(0, 5, 1), (100, 5, 1), (1000, 5, 1)], mixing=True, async_scheduling=True)
+    assert log.start_ps.tolist() == [0, 150, 1000]
+
+
+def test_overhead_is_charged_in_every_iteration_and_for_every_request_in_it() -> None:
+    """Prefill 150 + 7 + 2 x 3 for two prompts of 5 tokens in one iteration (token 10: 200), then 110 + 10 + 7 + 2 x 3."""
+    log = serve([(0, 5, 2), (0, 5, 2)], step_overhead_us=7e-6, step_overhead_per_request_us=3e-6)
+    assert log.first_token_ps.tolist() == [213, 213]
+    assert log.finish_ps.tolist() == [213 + 133, 213 + 133]
+
+
 def test_nobody_is_displaced_in_vain() -> None:
     """C, of 9 tokens, would not fit beside A even if B, the longer, were gone: B stays and finishes."""
     log = serve(

@@ -53,6 +53,10 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"watermark": 1.0}, "engine.watermark=1.0", "0 <= watermark < 1"),
     ({"watermark": float("nan")}, "engine.watermark=nan", "0 <= watermark < 1"),
     ({"preemptive": True}, "preemptive=true", "queue_order=shortest"),
+    ({"async_scheduling": True, "batching": "static"}, "static batches", "async_scheduling=false"),
+    ({"async_scheduling": True, "preemptive": True, "queue_order": "shortest"}, "displaced", "async_scheduling=false"),
+    ({"step_overhead_us": -1.0}, "engine.step_overhead_us=-1.0", "must be 0 to"),
+    ({"step_overhead_per_request_us": float("nan")}, "engine.step_overhead_per_request_us=nan", "must be 0 to"),
 ]
 
 
