@@ -6,6 +6,7 @@ Needs SciPy (`pip install -e ".[calibrate]"`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,10 +63,11 @@ def choose_knots(samples: Samples) -> list[int]:
     All that have samples between them and the one before are taken first; then, one at a time, the knot goes whose
     absence costs least, down to MOST_KNOTS and SAMPLES_PER_KNOT. Matrix kernels work in tiles: g has steps at one token
     above a multiple of the tile. The knot below the smallest count stays: from there down to 1 token, g is flat.
+    Knots to spare go to steps that nobody sampled right above the tile (`_steps_seen_from_above`).
     """
     tokens = samples.tokens
     most = int(tokens.max())
-    tiles = [factor << k for factor in (1, 3) for k in range(most.bit_length())]
+    tiles = sorted({factor << k for factor in (1, 3) for k in range(most.bit_length())})
     grid = sorted({knot for tile in tiles for knot in (tile, tile + 1) if 1 < knot <= most})
     below = max((knot for knot in grid if knot <= tokens.min()), default=1)
     knots = sorted({1, below})
@@ -74,12 +76,27 @@ def choose_knots(samples: Samples) -> list[int]:
             knots.append(knot)
     if len(knots) == 1:
         knots.append(2)
+    affordable = min(MOST_KNOTS, len(samples) // SAMPLES_PER_KNOT)
+    if len(knots) < affordable:
+        knots = sorted({*knots, *_steps_seen_from_above(tokens, [tile for tile in tiles if tile in knots], tiles)})
     matrix, target = _system(samples, knots)
     finest = knots
-    while len(knots) > min(MOST_KNOTS, len(samples) // SAMPLES_PER_KNOT):
+    while len(knots) > affordable:
         without = [[each for each in knots if each != knot] for knot in knots if knot not in (1, below)]
         knots = min(without, key=lambda fewer: _solve(matrix @ _coarser(finest, fewer), target)[1])
     return knots
+
+
+def _steps_seen_from_above(tokens: Floats, knots: list[int], tiles: list[int]) -> list[int]:
+    """The counts one above those knots that at least two sampled counts follow up to the next tile: one alone could
+    not tell a step from a slope. Without them a step that every mixed sample lies above looks like a cost of mixing."""
+    next_tile = dict(pairwise(tiles))
+    counts = np.unique(tokens)
+    return [
+        tile + 1
+        for tile in knots
+        if tile in next_tile and np.count_nonzero((counts > tile) & (counts <= next_tile[tile])) >= 2
+    ]
 
 
 def fit_coefficients(samples: Samples, knots: list[int]) -> Coefficients:

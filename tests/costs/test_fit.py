@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from pecgym.costs.fit import choose_knots, fit_samples, predict_ms
+from pecgym.costs.fit import choose_knots, fit_coefficients, fit_samples, predict_ms
 from pecgym.costs.profile_schema import Coefficients
 from pecgym.costs.samples import Samples, iteration_point, read_points_csv
 from pecgym.errors import ProfileError
@@ -96,6 +96,25 @@ def test_knots_start_at_one_lie_where_samples_are_and_find_a_step():
     assert {256, 257} & set(choose_knots(stepped))
 
 
+def test_a_step_that_was_sampled_further_above_only_is_no_cost_of_mixing():
+    """Whole tiles without decodes, and the same with some: the step at 257 tokens is seen from 260 up."""
+    truth = replace(TRUTH, g_tokens=[1, 64, 256, 257, 512, 8192], g_us=[2e4, 2.1e4, 3e4, 4.5e4, 6e4, 7e5])
+    alone = [iteration_point([(c, 0)], [], 1.0) for c in (64, 128, 256, 512, 1024, 2048, 4096, 8192)]
+    decodes = [iteration_point([], [k] * n, 1.0) for n, k in product((1, 4, 16, 64), (100, 1000, 3000))]
+    mixed = [
+        iteration_point([(c, 0)], [k] * n, 1.0)
+        for c, n, k in product((64, 256, 1024), (4, 16, 64), (100, 500, 1000, 2000, 3000, 4000))
+    ]
+    samples = Samples.of([*alone, *decodes, *mixed])
+    samples = replace(samples, time_ms=predict_ms(truth, samples))
+    assert 257 in choose_knots(samples)
+    found = fit_coefficients(samples, choose_knots(samples))
+    at_256 = Samples.of([iteration_point([(240, 0)], [1000] * 16, 1.0)])
+    assert predict_ms(found, at_256) == pytest.approx(predict_ms(truth, at_256), rel=0.03)
+    few = Samples.of([*alone, *decodes])
+    assert 257 not in choose_knots(few)
+
+
 def test_g_is_flat_below_the_smallest_count():
     points = [iteration_point([(c, 0)], [], 10.0 + c / 10) for c in range(100, 3000, 13)]
     points += [iteration_point([], [500] * n, 15.0 + n / 10) for n in range(100, 400, 20)]
@@ -119,7 +138,7 @@ def test_vidurs_step_times_fit():
     assert "tp_comm_ms" in ignored
     errors = fit_samples(samples).errors
     assert errors["decode"].points == 96
-    assert all(error.mean_percent < 3 and error.held_out_mean_percent < 5 for error in errors.values())
+    assert all(error.mean_percent < 1.5 and error.held_out_mean_percent < 3.5 for error in errors.values())
 
 
 def test_too_few_or_one_sided_samples_are_refused():
