@@ -13,6 +13,7 @@ from pecgym.workload.readers import (
     read_parquet,
     read_plain_csv,
     read_trace,
+    read_vidur,
     stream_trace,
 )
 from pecgym.workload.statistics import index_of_dispersion, interarrival_cv
@@ -42,6 +43,7 @@ __all__ = [
     "read_parquet",
     "read_plain_csv",
     "read_trace",
+    "read_vidur",
     "rewrite_linear",
     "rewrite_long",
     "rewrite_paper",

@@ -72,8 +72,9 @@ PLAIN = Format(
     "seconds",
     optional=("predicted_tokens", "deadline_s", "is_long"),
 )
-CSV_FORMATS = (AZURE, BURSTGPT, PLAIN)
-FORMAT_NAMES = ("azure", "burstgpt", "plain", "parquet", "mooncake")
+VIDUR = Format("vidur", "arrived_at", "num_prefill_tokens", "num_decode_tokens", "seconds")
+CSV_FORMATS = (AZURE, BURSTGPT, VIDUR, PLAIN)
+FORMAT_NAMES = ("azure", "burstgpt", "vidur", "plain", "parquet", "mooncake")
 
 
 def _list_of_formats() -> str:

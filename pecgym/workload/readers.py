@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from pecgym.errors import TraceError
 from pecgym.random import random_stream
 from pecgym.workload.columns import arrival_column, deadline_column, flag_column, token_column
-from pecgym.workload.formats import AZURE, BURSTGPT, CSV_FORMATS, MOONCAKE, PLAIN, Format, recognise, require_file
+from pecgym.workload.formats import (
+    AZURE,
+    BURSTGPT,
+    CSV_FORMATS,
+    MOONCAKE,
+    PLAIN,
+    VIDUR,
+    Format,
+    recognise,
+    require_file,
+)
 from pecgym.workload.scan import Batch, csv_batches, json_batch, parquet_batches
 from pecgym.workload.trace import Trace
 
@@ -41,6 +51,11 @@ def read_burstgpt(
     Stamps are whole seconds; `spread_s=1.0` spreads the requests of each second uniformly inside it, under `seed`.
     """
     return _spread(_read_csv(path, BURSTGPT, on_empty, sort), spread_s, seed)
+
+
+def read_vidur(path: str | Path, *, on_empty: OnEmpty = "error", sort: bool = False) -> Trace:
+    """A trace of the simulator Vidur, times as written. Options and errors as read_azure."""
+    return _read_csv(path, VIDUR, on_empty, sort)
 
 
 def read_plain_csv(path: str | Path, *, on_empty: OnEmpty = "error", sort: bool = False) -> Trace:
@@ -78,6 +93,7 @@ def read_mooncake(
 READERS: dict[str, Callable[..., Trace]] = {
     "azure": read_azure,
     "burstgpt": read_burstgpt,
+    "vidur": read_vidur,
     "plain": read_plain_csv,
     "parquet": read_parquet,
     "mooncake": read_mooncake,

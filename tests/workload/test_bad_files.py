@@ -18,7 +18,10 @@ CASES = {
     "missing azure column": ("TIMESTAMP,ContextTokens\n", ["header", "GeneratedTokens", "missing"]),
     "extra column": (PLAIN.strip() + ",user\n0,1,1,9\n", ["header", "user", "unknown", "deadline_s"]),
     "doubled column": ("arrival_s,input_tokens,input_tokens,output_tokens\n0,1,1,1\n", ["input_tokens", "twice"]),
-    "unknown header": ("time,prompt\n0,1\n", ["time,prompt", "azure", "burstgpt", "plain", "Parquet", "mooncake"]),
+    "unknown header": (
+        "time,prompt\n0,1\n",
+        ["time,prompt", "azure", "burstgpt", "vidur", "plain", "Parquet", "mooncake"],
+    ),
     "empty cell": (PLAIN + "0,1,1\n1,,1\n", ["row 3", "input_tokens", "empty"]),
     "empty time": (PLAIN + "0,1,1\n,1,1\n", ["row 3", "arrival_s", "empty"]),
     "empty line": (PLAIN + "0,1,1\n\n1,1,1\n", ["row 3", "empty", "remove the row"]),

@@ -111,6 +111,15 @@ def test_burstgpt(extra: str, tmp_path: Path) -> None:
         load_trace(path, on_empty="ignore")
 
 
+def test_vidur(tmp_path: Path) -> None:
+    path = tmp_path / "trace.csv"
+    path.write_text("arrived_at,num_prefill_tokens,num_decode_tokens\n0.25,374,44\n4.5,396,1\n")
+    trace = load_trace(path)
+    assert trace.arrival_s.tolist() == [0.25, 4.5]
+    assert trace.input_tokens.tolist() == [374, 396]
+    assert trace.output_tokens.tolist() == [44, 1]
+
+
 def test_mooncake(tmp_path: Path) -> None:
     path = tmp_path / "conversation.jsonl"
     rows = [(0, 6758, 500), (0, 7322, 490), (3000, 13544, 71), (5999, 1053, 26), (5999, 5710, 745), (9000, 10355, 584)]
