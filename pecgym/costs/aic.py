@@ -26,7 +26,6 @@ GEMM_MODES = {2.0: "bfloat16", 1.0: "fp8_static"}
 KV_MODES = {2.0: "bfloat16", 1.0: "fp8"}
 
 MEASURED_KV_HEADS = (1, 2, 4, 8)
-DECODE_ATTENTION = "generation_attention"
 QKV = ("context_qkv_gemm", "generation_qkv_gemm")
 
 LONGEST_TOKENS = 2**17
@@ -50,9 +49,15 @@ def aic_samples(model: ModelSpec, gpu: str, tp: int, kv_capacity_tokens: int) ->
 
     Raises ProfileError when the package is absent or does not know the GPU or the precision.
     """
-    steps = AicSteps(model, gpu, tp)
+    steps = steps_of_model(model, gpu, tp)
+    return sample_steps(steps, kv_capacity_tokens), steps.engine
+
+
+def sample_steps(steps: AicSteps, kv_capacity_tokens: int, longest_tokens: int = LONGEST_TOKENS) -> Samples:
+    """Samples of every phase that fit the replica's KV cache, prompts and contexts of at most `longest_tokens`."""
     grids = (_prefills, _decodes, _mixed)
-    return Samples.of(point for grid in grids for point in grid(steps, kv_capacity_tokens)), steps.engine
+    points = (point for grid in grids for point in grid(steps, kv_capacity_tokens, longest_tokens))
+    return Samples.of(points)
 
 
 def package_version() -> str:
@@ -63,40 +68,56 @@ def package_version() -> str:
         raise ProfileError('AIConfigurator is not installed: pip install -e ".[calibrate]"') from problem
 
 
-class AicSteps:
-    """Iteration times of one replica in milliseconds. `engine`: name and version of the engine whose kernels it has.
+def steps_of_model(model: ModelSpec, gpu: str, tp: int) -> AicSteps:
+    """Iteration times of a model of ours on vLLM's kernels; ProfileError where the package was not set up for it.
 
     Attention with grouped queries was measured for 1, 2, 4 and 8 KV heads per GPU, and decodes without grouping for up
     to 8 heads; the package multiplies the time beyond that. Heads do not know of each other, so here n decodes with h
     KV heads are n h / 8 decodes with 8 (Llama-2-7B: 32 heads; Phi-3-medium: 10). Prefills of Phi-3-medium are taken
     with its 40 query heads on 8 KV heads (their attention is bound by the query heads), the QKV matrix scaled to 10.
     """
+    package_version()
+    from aiconfigurator_core.sdk.perf_database import resolve_query_version
 
-    def __init__(self, model: ModelSpec, gpu: str, tp: int) -> None:
-        package_version()
-        from aiconfigurator_core.sdk.perf_database import resolve_query_version
+    if gpu not in SYSTEMS:
+        raise ProfileError(f"AIConfigurator is set up for {', '.join(SYSTEMS)} here, not for {gpu!r}; use --csv")
+    if model.bytes_per_parameter not in GEMM_MODES or model.bytes_per_kv_element not in KV_MODES:
+        raise ProfileError(
+            f"AIConfigurator is set up for 2 bytes (bf16) or 1 byte (fp8) per parameter and KV element here, not "
+            f"for the {model.bytes_per_parameter} and {model.bytes_per_kv_element} of {model.name!r}; use --csv"
+        )
+    kv_heads = max(1, model.kv_heads // tp)
+    measured = max(heads for heads in MEASURED_KV_HEADS if heads <= kv_heads)
+    prefill_model = decode_model = model
+    if kv_heads > measured:
+        group = model.query_heads // model.kv_heads
+        decode_model = replace(model, query_heads=group * measured * tp, kv_heads=measured * tp)
+        if group > 1:  # prefills without grouping were measured for all numbers of heads
+            prefill_model = replace(model, kv_heads=measured * tp)
+    columns = [spec.query_heads + 2 * spec.kv_heads for spec in (model, prefill_model)]
+    return AicSteps(
+        _compile(prefill_model, gpu, tp),
+        _compile(decode_model, gpu, tp),
+        engine=f"{BACKEND} {resolve_query_version(SYSTEMS[gpu], BACKEND, 'current')}",
+        decodes_per_decode=kv_heads / measured,
+        qkv_scale=columns[0] / columns[1],
+    )
 
-        if gpu not in SYSTEMS:
-            raise ProfileError(f"AIConfigurator is set up for {', '.join(SYSTEMS)} here, not for {gpu!r}; use --csv")
-        if model.bytes_per_parameter not in GEMM_MODES or model.bytes_per_kv_element not in KV_MODES:
-            raise ProfileError(
-                f"AIConfigurator is set up for 2 bytes (bf16) or 1 byte (fp8) per parameter and KV element here, not "
-                f"for the {model.bytes_per_parameter} and {model.bytes_per_kv_element} of {model.name!r}; use --csv"
-            )
-        kv_heads = max(1, model.kv_heads // tp)
-        measured = max(heads for heads in MEASURED_KV_HEADS if heads <= kv_heads)
-        self._decodes_per_decode = kv_heads / measured
-        prefill_model = decode_model = model
-        if kv_heads > measured:
-            group = model.query_heads // model.kv_heads
-            decode_model = replace(model, query_heads=group * measured * tp, kv_heads=measured * tp)
-            if group > 1:  # prefills without grouping were measured for all numbers of heads
-                prefill_model = replace(model, kv_heads=measured * tp)
-        columns = [spec.query_heads + 2 * spec.kv_heads for spec in (model, prefill_model)]
-        self._qkv_scale = columns[0] / columns[1]
-        self._handle = _compile(prefill_model, gpu, tp)
-        self._decode_handle = _compile(decode_model, gpu, tp)
-        self.engine = f"{BACKEND} {resolve_query_version(SYSTEMS[gpu], BACKEND, 'current')}"
+
+class AicSteps:
+    """Iteration times of one replica in milliseconds, from the package's engines (EngineHandle) of its deployment.
+
+    engine: name and version of the engine whose kernels it has. decodes_per_decode, qkv_scale: how many decodes of
+    `decode_handle` have the attention of one of the model's, and how much larger its QKV matrix is (steps_of_model).
+    """
+
+    def __init__(
+        self, handle: Any, decode_handle: Any, engine: str, decodes_per_decode: float = 1.0, qkv_scale: float = 1.0
+    ) -> None:
+        self._handle, self._decode_handle, self.engine = handle, decode_handle, engine
+        self._decodes_per_decode, self._qkv_scale = decodes_per_decode, qkv_scale
+        _, _, decode_attention = handle.mixed_step_breakdown_per_op(64, 1, 64, 2, prefix=0)
+        self._decode_attention = {name for name, *_ in decode_attention}
 
     def prefill_ms(self, n: int, c: int, m: int) -> float:
         """n chunks of c new tokens on m past ones each. The package's isl is the length with the past."""
@@ -127,13 +148,13 @@ class AicSteps:
 
     def _measured_attention_ms(self, n: int, context: int) -> float:
         operators = self._decode_handle.decode_step_per_op(n, context, 2)
-        return float(sum(ms for name, ms, _, _ in operators if name == DECODE_ATTENTION))
+        return float(sum(ms for name, ms, _, _ in operators if name in self._decode_attention))
 
     def _sum(self, operators: Iterable[tuple[str, float, float, str]]) -> float:
         """Total milliseconds of (name, milliseconds, energy, source) per operator, without the attention of decodes."""
         total = 0.0
         for name, ms, _, _ in operators:
-            if name != DECODE_ATTENTION:
+            if name not in self._decode_attention:
                 total += ms * (self._qkv_scale if name in QKV else 1.0)
         return total
 
@@ -172,28 +193,28 @@ def _hugging_face_config(model: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _prefills(steps: AicSteps, capacity: int) -> Iterator[Point]:
+def _prefills(steps: AicSteps, capacity: int, longest: int) -> Iterator[Point]:
     """Whole prompts, one or several alike, and chunks on a past."""
     for n in PROMPT_BATCHES:
         for c in PROMPTS:
-            if c <= capacity and (n == 1 or n * c <= min(capacity, LARGEST_PROMPT_BATCH_TOKENS)):
+            if c <= min(capacity, longest) and (n == 1 or n * c <= min(capacity, LARGEST_PROMPT_BATCH_TOKENS)):
                 yield iteration_point([(c, 0)] * n, [], steps.prefill_ms(n, c, 0))
     for c in CHUNKS:
         for m in PASTS:
-            if c + m <= capacity:
+            if c + m <= min(capacity, longest):
                 yield iteration_point([(c, m)], [], steps.prefill_ms(1, c, m))
 
 
-def _decodes(steps: AicSteps, capacity: int) -> Iterator[Point]:
+def _decodes(steps: AicSteps, capacity: int, longest: int) -> Iterator[Point]:
     """Batches of decodes with the same context."""
     for n in DECODE_BATCHES:
         for context in CONTEXTS:
-            if n * context <= capacity:
+            if context <= longest and n * context <= capacity:
                 yield iteration_point([], [context] * n, steps.decode_ms(n, context))
 
 
-def _mixed(steps: AicSteps, capacity: int) -> Iterator[Point]:
+def _mixed(steps: AicSteps, capacity: int, longest: int) -> Iterator[Point]:
     """One chunk together with a batch of decodes of the same context."""
     for c, m, n, context in product(MIXED_CHUNKS, MIXED_PASTS, MIXED_BATCHES, MIXED_CONTEXTS):
-        if c + m + n * context <= capacity:
+        if c + m <= longest and c + m + n * context <= capacity:
             yield iteration_point([(c, m)], [context] * n, steps.mixed_ms(c, m, n, context))

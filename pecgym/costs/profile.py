@@ -108,13 +108,15 @@ class Profile:
             time_ps += self.decode_base_ps + len(contexts) * self.decode_seq_ps + sum(contexts) * self.decode_kv_ps
         return time_ps
 
-    def with_overhead(self, step_ps: int, request_ps: int) -> Profile:
-        """This profile with `step_ps` more in every iteration, and `request_ps` more for each request in it."""
-        if step_ps == 0 and request_ps == 0:
+    def with_overhead(self, step_ps: int, request_ps: int, prefill_ps: int) -> Profile:
+        """This profile with `step_ps` more in every iteration, `request_ps` more for each request in it, and
+        `prefill_ps` more if anything prefills."""
+        if step_ps == request_ps == prefill_ps == 0:
             return self
         return replace(
             self,
             g_knots_ps=self.g_knots_ps + step_ps,
+            prefill_base_ps=self.prefill_base_ps + prefill_ps,
             prefill_seq_ps=self.prefill_seq_ps + request_ps,
             decode_seq_ps=self.decode_seq_ps + request_ps,
         )

@@ -18,6 +18,7 @@ from pecgym.units import HORIZON_S, PS_PER_S, PS_PER_US, seconds_to_ps
 
 _LARGEST = 2**40
 _SLOWEST_SWAP_GB_PER_S = 1e-3
+_OVERHEADS = ("step_overhead_us", "step_overhead_per_request_us", "prefill_overhead_us")
 _LONGEST_OVERHEAD_US = 1e6
 _PRESETS = Path(__file__).resolve().parent / "presets"
 
@@ -71,6 +72,8 @@ class EngineSettings:
         step_overhead_us: time of every iteration on top of the profile's, microseconds: scheduling, input preparation,
             sampling, launching, detokenisation, where they do not overlap with the GPU's work.
         step_overhead_per_request_us: the same for each request in the iteration.
+        prefill_overhead_us: the same for an iteration with prompt tokens, whose kernels engines launch one by one rather
+            than as a CUDA graph.
     """
 
     name: str = "custom"
@@ -94,6 +97,7 @@ class EngineSettings:
     async_scheduling: bool = False
     step_overhead_us: float = 0.0
     step_overhead_per_request_us: float = 0.0
+    prefill_overhead_us: float = 0.0
 
     def __post_init__(self) -> None:
         check_types(self, "engine", SpecError)
@@ -113,7 +117,7 @@ class EngineSettings:
             raise SpecError(f"engine.static_timeout_s={self.static_timeout_s}: must be 0 to {HORIZON_S:.0e} seconds")
         if not 0 <= self.chunk_tokens < _LARGEST:
             raise SpecError(f"engine.chunk_tokens={self.chunk_tokens}: must be 0 (whole prompts) or more")
-        for key in ("step_overhead_us", "step_overhead_per_request_us"):
+        for key in _OVERHEADS:
             if not 0 <= getattr(self, key) <= _LONGEST_OVERHEAD_US:
                 raise SpecError(
                     f"engine.{key}={getattr(self, key)}: must be 0 to {_LONGEST_OVERHEAD_US:.0e} microseconds"
@@ -174,9 +178,7 @@ class EngineSettings:
 
     def with_overhead(self, profile: Profile) -> Profile:
         """The profile with this engine's overhead in every iteration."""
-        return profile.with_overhead(
-            round(self.step_overhead_us * PS_PER_US), round(self.step_overhead_per_request_us * PS_PER_US)
-        )
+        return profile.with_overhead(*(round(getattr(self, key) * PS_PER_US) for key in _OVERHEADS))
 
     def write(self, record: Any, profile: Profile) -> None:
         """Fills the kernel's SETTINGS record from resolved settings."""

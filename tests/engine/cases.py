@@ -189,6 +189,7 @@ def engines(draw: Any) -> EngineSettings:
         async_scheduling=not (static or preemptive) and draw(st.booleans()),
         step_overhead_us=draw(st.sampled_from([0.0, 7e-6])),
         step_overhead_per_request_us=draw(st.sampled_from([0.0, 3e-6])),
+        prefill_overhead_us=draw(st.sampled_from([0.0, 11e-6])),
     )
 
 

@@ -398,10 +398,11 @@ def test_asynchronous_scheduling_does_not_delay_an_idle_replica() -> None:
 
 
 def test_overhead_is_charged_in_every_iteration_and_for_every_request_in_it() -> None:
-    """Prefill 150 + 7 + 2 x 3 for two prompts of 5 tokens in one iteration (token 10: 200), then 110 + 10 + 7 + 2 x 3."""
-    log = serve([(0, 5, 2), (0, 5, 2)], step_overhead_us=7e-6, step_overhead_per_request_us=3e-6)
-    assert log.first_token_ps.tolist() == [213, 213]
-    assert log.finish_ps.tolist() == [213 + 133, 213 + 133]
+    """A prefill of 10 tokens takes 200 + 7 + 2 x 3 + 11, the decode after it 120 + 7 + 2 x 3."""
+    overhead = {"step_overhead_us": 7e-6, "step_overhead_per_request_us": 3e-6, "prefill_overhead_us": 11e-6}
+    log = serve([(0, 5, 2), (0, 5, 2)], **overhead)
+    assert log.first_token_ps.tolist() == [224, 224]
+    assert log.finish_ps.tolist() == [224 + 133, 224 + 133]
 
 
 def test_nobody_is_displaced_in_vain() -> None:

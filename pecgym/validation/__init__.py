@@ -1,0 +1,1 @@
+"""Comparisons of the simulator with measurements and with other simulators (docs/fidelity.md)."""

@@ -1,0 +1,111 @@
+"""What a comparison with a reference comes to: rows, their summary against a bar, a table and a JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number against its reference, both in the same unit (part of the metric's name, such as `ttft_s`).
+
+    case: the run that both are of. group: rows are summarised by group and metric ("fitted", "held out", ...).
+    """
+
+    case: str
+    metric: str
+    reference: float
+    simulated: float
+    group: str = "all"
+
+    @property
+    def error(self) -> float:
+        """simulated / reference - 1: positive where the simulator says more."""
+        return self.simulated / self.reference - 1.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a summary must not exceed, as shares (0.04 is 4 percent); None: that figure has no bar."""
+
+    median: float | None = None
+    p90: float | None = None
+    worst: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Absolute relative errors of one metric in one group, as shares. holds: None where there is no bar."""
+
+    metric: str
+    group: str
+    n: int
+    median_error: float
+    p90_error: float
+    worst_error: float
+    bias: float
+    bar: Bar | None
+    holds: bool | None
+
+
+def summarize(rows: Iterable[Row], bars: Mapping[tuple[str, str], Bar] | None = None) -> list[Summary]:
+    """One summary for each (group, metric) of the rows, in order of appearance. bars: by (group, metric).
+
+    bias: median of the signed errors.
+    """
+    errors: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        errors.setdefault((row.group, row.metric), []).append(row.error)
+    given = bars or {}
+    return [_summary(*key, signed, given.get(key)) for key, signed in errors.items()]
+
+
+def _summary(group: str, metric: str, signed: Sequence[float], bar: Bar | None) -> Summary:
+    size = np.abs(signed)
+    figures = {"median": float(np.median(size)), "p90": float(np.quantile(size, 0.9)), "worst": float(size.max())}
+    holds = None if bar is None else all(figures[key] <= most for key, most in asdict(bar).items() if most is not None)
+    return Summary(
+        metric=metric,
+        group=group,
+        n=len(signed),
+        median_error=figures["median"],
+        p90_error=figures["p90"],
+        worst_error=figures["worst"],
+        bias=float(np.median(signed)),
+        bar=bar,
+        holds=holds,
+    )
+
+
+def write_json(path: str | Path, rows: Iterable[Row], summaries: Iterable[Summary], **facts: Any) -> None:
+    """Writes {"rows": [{case, group, metric, reference, simulated, error}], "summary": [...], and `facts`}."""
+    content = {
+        **facts,
+        "summary": [{**asdict(each), "bar": _bar(each.bar)} for each in summaries],
+        "rows": [{**asdict(row), "error": row.error} for row in rows],
+    }
+    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _bar(bar: Bar | None) -> dict[str, float] | None:
+    return None if bar is None else {key: most for key, most in asdict(bar).items() if most is not None}
+
+
+def summary_table(title: str, summaries: Iterable[Summary]) -> Table:
+    """The summaries for the terminal, errors in percent."""
+    table = Table(title=title)
+    for heading in ("group", "metric", "n", "median", "p90", "worst", "bias", "bar", "holds"):
+        table.add_column(heading, justify="right" if heading in ("n", "median", "p90", "worst", "bias") else "left")
+    for each in summaries:
+        figures = [f"{100 * x:.1f}%" for x in (each.median_error, each.p90_error, each.worst_error)]
+        bar = ", ".join(f"{key} {100 * most:g}%" for key, most in (_bar(each.bar) or {}).items())
+        verdict = {None: "", True: "yes", False: "NO"}[each.holds]
+        table.add_row(each.group, each.metric, str(each.n), *figures, f"{100 * each.bias:+.1f}%", bar, verdict)
+    return table

@@ -1,0 +1,169 @@
+"""Real end-to-end runs: mean TTFT and TPOT of LLM engines at a fixed concurrency.
+
+They come with AIConfigurator (`aiconfigurator-core`, Apache-2.0, systems/silicon_sample.csv): runs of InferenceMAX /
+InferenceX (SemiAnalysis, github.com/SemiAnalysisAI/InferenceX) and of NVIDIA.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from pecgym.errors import ProfileError
+
+# Names of checkpoints whose architecture the package has under another one.
+_SAME_ARCHITECTURE = {
+    "meta-llama/Llama-3.1-70B": "meta-llama/Meta-Llama-3.1-70B",
+    "meta-llama/Llama-3.1-8B-Instruct": "meta-llama/Meta-Llama-3.1-8B",
+    "nvidia/Llama-3.1-8B-Instruct-FP8": "meta-llama/Meta-Llama-3.1-8B",
+    "nvidia/Qwen3-32B-NVFP4": "Qwen/Qwen3-32B",
+    "nvidia/DeepSeek-R1-NVFP4": "deepseek-ai/DeepSeek-R1",
+}
+
+
+@dataclass(frozen=True, order=True)
+class Family:
+    """Runs of one model in one precision on one kind of GPU with one engine: they share the engine's effects."""
+
+    model: str
+    gpu: str
+    engine: str
+    precision: str
+
+    def __str__(self) -> str:
+        return f"{self.model} {self.precision}, {self.gpu}, {self.engine}"
+
+
+@dataclass(frozen=True, order=True)
+class Deployment:
+    """How one replica of a family is spread over GPUs, and the modes of its matrix kernels ("": the package's)."""
+
+    family: Family
+    tp: int
+    moe_tp: int
+    moe_ep: int
+    gemm_mode: str
+    moe_mode: str
+
+    @property
+    def architecture(self) -> str:
+        """The package's name of the model's architecture."""
+        return _SAME_ARCHITECTURE.get(self.family.model, self.family.model)
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One run: `concurrency` users, each with one request at a time, of nominally that many tokens.
+
+    ttft_ms, tpot_ms: means over its requests, as measured. source: where the sample has it from.
+    """
+
+    deployment: Deployment
+    input_tokens: int
+    output_tokens: int
+    concurrency: int
+    ttft_ms: float
+    tpot_ms: float
+    source: str
+
+    @property
+    def case(self) -> str:
+        """What tables and plots call it."""
+        d = self.deployment
+        spread = f"TP{d.tp}" + (f" EP{d.moe_ep}" if d.moe_ep > 1 else "")
+        return f"{d.family}, {spread}, {self.input_tokens}/{self.output_tokens}, {self.concurrency} users"
+
+
+def sample_file() -> Path:
+    """The sample that comes with aiconfigurator-core; ProfileError where that is not installed."""
+    try:
+        return Path(str(files("aiconfigurator_core"))) / "systems" / "silicon_sample.csv"
+    except ModuleNotFoundError as problem:
+        raise ProfileError(
+            'the measured runs come with AIConfigurator, which is not installed: pip install -e ".[calibrate]"'
+        ) from problem
+
+
+def read_runs(
+    path: Path | None = None, model: str = "", gpu: str = "", engine: str = "", precision: str = ""
+) -> tuple[list[Run], dict[str, int]]:
+    """The runs whose family has those texts in its names (an empty one: any), in order; and why others were left out.
+
+    Left out, with their number: disaggregated runs, several copies of attention (data parallel), pipelines, and cells
+    that are no numbers. Raises ProfileError for a file that cannot be read, or if no family is asked for that it has.
+    """
+    path = path or sample_file()
+    wanted = {"model_path": model, "system": gpu, "backend": engine, "precision": precision}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if _asked_for(row, wanted)]
+    except (OSError, csv.Error, KeyError) as problem:
+        raise ProfileError(f"{path}: cannot be read as measured runs: {problem!r}") from problem
+    if not rows:
+        asked = ", ".join(f"{key}={value}" for key, value in wanted.items() if value)
+        raise ProfileError(f"{path}: no run of {asked}; see --list for the families there are")
+    runs, left_out = [], dict[str, int]()
+    for row in rows:
+        reason = _why_not(row)
+        if reason:
+            left_out[reason] = left_out.get(reason, 0) + 1
+        else:
+            runs.append(_run(row))
+    return sorted(runs), left_out
+
+
+def _asked_for(row: dict[str, str], wanted: dict[str, str]) -> bool:
+    return all(text.lower() in (row[key] or "").lower() for key, text in wanted.items())
+
+
+def _why_not(row: dict[str, str]) -> str:
+    """Why a row is no run that one replica can be compared with; empty if it is one."""
+    if row["mode"] != "agg":
+        return "prefill and decode on separate workers"
+    if _whole(row["attention_dp_size"], 1) > 1:
+        return "attention is data parallel: several batches in one engine"
+    if _whole(row["pp_size"], 1) > 1:
+        return "pipeline parallel"
+    figures = [row[key] for key in ("silicon_ttft_ms", "silicon_tpot_ms", "batch_size", "tp_size")]
+    if not all(_is_number(text) and float(text) > 0 for text in figures):
+        return "no TTFT, TPOT, concurrency or TP"
+    return ""
+
+
+def _run(row: dict[str, str]) -> Run:
+    family = Family(row["model_path"], row["system"], row["backend"], _text(row["precision"]) or "as published")
+    deployment = Deployment(
+        family,
+        tp=_whole(row["tp_size"], 1),
+        moe_tp=max(1, _whole(row["moe_tp_size"], 1)),
+        moe_ep=max(1, _whole(row["moe_ep_size"], 1)),
+        gemm_mode=_text(row["gemm_quant_mode"]),
+        moe_mode=_text(row["moe_quant_mode"]),
+    )
+    return Run(
+        deployment,
+        input_tokens=int(row["isl"]),
+        output_tokens=int(row["osl"]),
+        concurrency=_whole(row["batch_size"], 1),
+        ttft_ms=float(row["silicon_ttft_ms"]),
+        tpot_ms=float(row["silicon_tpot_ms"]),
+        source=row["silicon_data_source"],
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def _whole(text: str, default: int) -> int:
+    return int(float(text)) if _is_number(text) else default
+
+
+def _text(text: str) -> str:
+    return "" if text.lower() == "nan" else text
