@@ -72,8 +72,8 @@ class EngineSettings:
         step_overhead_us: time of every iteration on top of the profile's, microseconds: scheduling, input preparation,
             sampling, launching, detokenisation, where they do not overlap with the GPU's work.
         step_overhead_per_request_us: the same for each request in the iteration.
-        prefill_overhead_us: the same for an iteration with prompt tokens, whose kernels engines launch one by one rather
-            than as a CUDA graph.
+        prefill_overhead_us: the same for an iteration with prompt tokens, whose kernels engines launch one by one
+            rather than as a CUDA graph.
     """
 
     name: str = "custom"

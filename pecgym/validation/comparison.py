@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 
@@ -33,16 +34,27 @@ class Row:
 
 @dataclass(frozen=True)
 class Bar:
-    """What a summary must not exceed, as shares (0.04 is 4 percent); None: that figure has no bar."""
+    """What a summary must not exceed; None: that figure has no bar.
+
+    median, p90: shares (0.04 is 4 percent). factor: how many times too large or too small the worst may be.
+    """
 
     median: float | None = None
     p90: float | None = None
-    worst: float | None = None
+    factor: float | None = None
+
+    def __str__(self) -> str:
+        shares = [f"{100 * most:g}%" for most in (self.median, self.p90) if most is not None]
+        return " / ".join(shares + ([] if self.factor is None else [f"{self.factor:g}x"]))
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Absolute relative errors of one metric in one group, as shares. holds: None where there is no bar."""
+    """Absolute relative errors of one metric in one group, as shares.
+
+    bias: median of the signed errors. factor: how many times too large or too small the worst is. holds: None where
+    there is no bar.
+    """
 
     metric: str
     group: str
@@ -51,15 +63,13 @@ class Summary:
     p90_error: float
     worst_error: float
     bias: float
+    factor: float
     bar: Bar | None
     holds: bool | None
 
 
 def summarize(rows: Iterable[Row], bars: Mapping[tuple[str, str], Bar] | None = None) -> list[Summary]:
-    """One summary for each (group, metric) of the rows, in order of appearance. bars: by (group, metric).
-
-    bias: median of the signed errors.
-    """
+    """One summary for each (group, metric) of the rows, in order of appearance. bars: by (group, metric)."""
     errors: dict[tuple[str, str], list[float]] = {}
     for row in rows:
         errors.setdefault((row.group, row.metric), []).append(row.error)
@@ -69,7 +79,12 @@ def summarize(rows: Iterable[Row], bars: Mapping[tuple[str, str], Bar] | None = 
 
 def _summary(group: str, metric: str, signed: Sequence[float], bar: Bar | None) -> Summary:
     size = np.abs(signed)
-    figures = {"median": float(np.median(size)), "p90": float(np.quantile(size, 0.9)), "worst": float(size.max())}
+    ratios = 1.0 + np.array(signed)
+    figures = {
+        "median": float(np.median(size)),
+        "p90": float(np.quantile(size, 0.9)),
+        "factor": float(np.maximum(ratios, 1 / ratios).max()),
+    }
     holds = None if bar is None else all(figures[key] <= most for key, most in asdict(bar).items() if most is not None)
     return Summary(
         metric=metric,
@@ -77,8 +92,9 @@ def _summary(group: str, metric: str, signed: Sequence[float], bar: Bar | None) 
         n=len(signed),
         median_error=figures["median"],
         p90_error=figures["p90"],
-        worst_error=figures["worst"],
+        worst_error=float(size.max()),
         bias=float(np.median(signed)),
+        factor=figures["factor"],
         bar=bar,
         holds=holds,
     )
@@ -99,13 +115,17 @@ def _bar(bar: Bar | None) -> dict[str, float] | None:
 
 
 def summary_table(title: str, summaries: Iterable[Summary]) -> Table:
-    """The summaries for the terminal, errors in percent."""
-    table = Table(title=title)
-    for heading in ("group", "metric", "n", "median", "p90", "worst", "bias", "bar", "holds"):
-        table.add_column(heading, justify="right" if heading in ("n", "median", "p90", "worst", "bias") else "left")
+    """The summaries for the terminal, errors in percent; the bar (median / p90, or a factor) and whether it holds."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("group", "metric", "n", "median", "p90", "worst", "bias", "bar"):
+        left = heading in ("group", "metric", "bar")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=True)
     for each in summaries:
-        figures = [f"{100 * x:.1f}%" for x in (each.median_error, each.p90_error, each.worst_error)]
-        bar = ", ".join(f"{key} {100 * most:g}%" for key, most in (_bar(each.bar) or {}).items())
-        verdict = {None: "", True: "yes", False: "NO"}[each.holds]
-        table.add_row(each.group, each.metric, str(each.n), *figures, f"{100 * each.bias:+.1f}%", bar, verdict)
+        figures = [_percent(x) for x in (each.median_error, each.p90_error, each.worst_error)]
+        verdict = "" if each.bar is None else f"{each.bar} {'holds' if each.holds else 'FAILS'}"
+        table.add_row(each.group, each.metric, str(each.n), *figures, _percent(each.bias, "+"), verdict)
     return table
+
+
+def _percent(share: float, sign: str = "") -> str:
+    return f"{100 * share:{sign}.{0 if abs(share) >= 1 else 1}f}%"

@@ -1,12 +1,12 @@
 """What lies between kernel times and an engine's end-to-end times, and how it is found from runs.
 
-AIConfigurator's times are of kernels, measured alone. Eight numbers per family of runs (model, GPU, engine) are fitted to
-end-to-end runs; each stands for something that happens.
+AIConfigurator's times are of kernels, measured alone. Eight numbers per family of runs (model, GPU, engine) are fitted
+to end-to-end runs; each stands for something that happens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -25,9 +25,10 @@ TTFT_WEIGHT = 0.5
 # Errors beyond this count linearly, so that a single odd run does not bend the rest.
 SOFT_ERROR = 0.05
 # How strongly an effect is held at "kernels as measured, no overhead" where runs leave it open: error per scale.
-PRIOR_ERROR = 0.02
+PRIOR_ERROR = 0.01
 DIFFERENCE = 0.1
 MOST_STEPS = 8
+MOST_EVALUATIONS = 1 + MOST_STEPS * 9
 SETTLED = 1e-3
 
 
@@ -65,7 +66,7 @@ class Effects:
 
     def on_engine(self, engine: EngineSettings) -> EngineSettings:
         """The engine's settings with the overhead of iterations."""
-        return engine.with_changes(**{name: getattr(self, name) for name in _OF_THE_ENGINE})
+        return engine.with_changes(**{name: getattr(self, name) for name in OF_THE_ENGINE})
 
     def without(self, name: str) -> Effects:
         """These effects but one."""
@@ -75,12 +76,17 @@ class Effects:
 NONE = Effects()
 _SCALES = Effects(500.0, 20.0, 5000.0, 8.0, 0.1, 0.25, 0.5, 0.25)
 _FIRST_GUESS = Effects(600.0, 15.0, 2000.0, 8.0, 1.0, 1.0, 1.5, 1.1)
-_OF_THE_ENGINE = ("step_overhead_us", "step_overhead_per_request_us", "prefill_overhead_us")
+OF_THE_ENGINE = ("step_overhead_us", "step_overhead_per_request_us", "prefill_overhead_us")
 NAMES = tuple(field.name for field in fields(Effects))
 
 
-def fit_effects(runs: Sequence[Run], simulate: Simulate, progress: Callable[[], None] = lambda: None) -> Effects:
-    """The effects under which the simulator comes closest to the runs' TTFT and TPOT.
+def fit_effects(
+    runs: Sequence[Run],
+    simulate: Simulate,
+    progress: Callable[[], None] = lambda: None,
+    without: Collection[str] = (),
+) -> Effects:
+    """The effects under which the simulator comes closest to the runs' TTFT and TPOT; without: those left out.
 
     Least squares of the logarithmic errors by Gauss-Newton steps with differences, large errors counted linearly
     (Huber), with a weak prior. progress: called after each evaluation of all runs.
@@ -93,14 +99,18 @@ def fit_effects(runs: Sequence[Run], simulate: Simulate, progress: Callable[[], 
         progress()
         return np.concatenate([errors.ravel(), PRIOR_ERROR * (x - _vector(NONE))])
 
-    x = _vector(_FIRST_GUESS)
+    free = np.array([name not in without for name in NAMES])
+    x = np.where(free, _vector(_FIRST_GUESS), _vector(NONE))
+    if not free.any():
+        return NONE
     errors = residuals(x)
     damping = 1e-3
     for _ in range(MOST_STEPS):
-        columns = [(residuals(x + DIFFERENCE * one) - errors) / DIFFERENCE for one in np.eye(len(x))]
+        columns = [(residuals(x + DIFFERENCE * one) - errors) / DIFFERENCE for one in np.eye(len(x))[free]]
         weight = np.sqrt(np.minimum(1.0, SOFT_ERROR / np.maximum(np.abs(errors), 1e-12)))
         matrix, target = np.column_stack(columns) * weight[:, None], errors * weight
-        step = np.linalg.solve(matrix.T @ matrix + damping * np.eye(len(x)), -matrix.T @ target)
+        step = np.zeros(len(x))
+        step[free] = np.linalg.solve(matrix.T @ matrix + damping * np.eye(int(free.sum())), -matrix.T @ target)
         tried = np.maximum(x + step, _vector(_LEAST))
         tried_errors = residuals(tried)
         gain = _huber(errors) - _huber(tried_errors)

@@ -70,6 +70,11 @@ class Run:
     source: str
 
     @property
+    def of_inference_max(self) -> bool:
+        """Whether InferenceMAX / InferenceX measured it, whose client is known; else NVIDIA, with one that is not."""
+        return self.source.startswith(("db-dump/", "source_file=20"))
+
+    @property
     def case(self) -> str:
         """What tables and plots call it."""
         d = self.deployment

@@ -11,9 +11,7 @@ here only, to see what it explains. Needs SciPy for the fit.
 
 from __future__ import annotations
 
-import argparse
 import csv
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from pecgym.costs import Profile, load_gpu, load_model
@@ -33,7 +30,7 @@ from pecgym.costs.samples import read_points_csv
 from pecgym.engine import Decision, EngineSettings, Simulator, load_engine
 from pecgym.engine.batch_decisions import asking_replica, own_answer
 from pecgym.engine.state import WAIT
-from pecgym.errors import PecGymError, TraceError
+from pecgym.errors import TraceError
 from pecgym.policies import load_policy
 from pecgym.units import ps_to_seconds
 from pecgym.validation.comparison import Row, Summary, summarize, write_json
@@ -313,25 +310,6 @@ def request_rows(group: str, theirs: Latencies, ours: Latencies) -> list[Row]:
             numbers.get(metric, all_requests), values, ours.metrics()[metric], strict=True
         )
     ]
-
-
-def run(arguments: Sequence[str] | None = None) -> int:
-    """The comparison from the command line; 0, 1 where a difference has no rule that explains it, 2 on bad input."""
-    parser = argparse.ArgumentParser(description="Compare with Vidur's own results.")
-    parser.add_argument("--reference", type=Path, default=Path("../shared/reference/vidur"), help="Vidur's files")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows there")
-    options = parser.parse_args(arguments)
-    console = Console()
-    try:
-        comparison = compare(options.reference, lambda what: console.print(what, style="dim", highlight=False))
-    except PecGymError as problem:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
-    for table in comparison.tables():
-        console.print(table)
-    if options.json:
-        comparison.write_json(options.json)
-    return int(any(other is None for _, other in comparison.to_explain()))
 
 
 def _named(row: Row) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pecgym.validation import vidur
 from pecgym.validation.comparison import Row
 from pecgym.validation.vidur import CONFIGURATIONS, Configuration, Latencies, VidurComparison
 from pecgym.workload import Trace, load_trace
+from scripts import validate
 from tests.conftest import shared_file
 from tests.naive_engine import NaiveCluster
 from tests.naive_records import Replica, Request
@@ -160,10 +161,10 @@ def test_points_of_a_plot_are_the_requests(comparison: VidurComparison) -> None:
 def test_the_command_prints_tables_and_says_how_it_went(
     reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert vidur.run(["--reference", str(reference), "--json", str(tmp_path / "out.json")]) == 0
+    assert validate.main(["vidur", "--reference", str(reference), "--json", str(tmp_path / "out.json")]) == 0
     assert "padded prompts" in capsys.readouterr().out
     assert (tmp_path / "out.json").exists()
-    assert vidur.run(["--reference", str(tmp_path)]) == 2
+    assert validate.main(["vidur", "--reference", str(tmp_path)]) == 2
     assert "step_times.csv" in capsys.readouterr().err
 
 
@@ -190,5 +191,5 @@ def test_a_difference_without_a_rule_fails_the_command(
 ) -> None:
     without = VidurComparison(comparison.fit, comparison.latencies, comparison.rows, [])
     monkeypatch.setattr(vidur, "compare", lambda *_: without)
-    assert vidur.run([]) == 1
+    assert validate.main(["vidur"]) == 1
     assert "not explained" in capsys.readouterr().out

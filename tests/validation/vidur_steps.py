@@ -54,9 +54,9 @@ class VidurSteps:
             linear[tokens] = row["kv_cache_save_ms"] + row["tp_comm_ms"] + row["other_linear_ms"]
         self.linear = _sorted(linear)
 
-    def with_overhead(self, step_ps: int, request_ps: int) -> VidurSteps:
+    def with_overhead(self, step_ps: int, request_ps: int, prefill_ps: int) -> VidurSteps:
         """As Profile.with_overhead; these runs have none."""
-        assert step_ps == request_ps == 0
+        assert step_ps == request_ps == prefill_ps == 0
         return self
 
     def iteration_ps(self, prefills: Iterable[tuple[int, int]], decodes: Iterable[int]) -> int:

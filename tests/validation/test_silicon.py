@@ -1,0 +1,231 @@
+"""Real runs: what is read, how a run is repeated, how effects are fitted, and how close the simulator comes."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pecgym.costs import find_profile, load_profile
+from pecgym.engine import load_engine
+from pecgym.errors import ProfileError, SpecError
+from pecgym.validation.ablation import GRAPH_SIZES, padded_to_graphs
+from pecgym.validation.client import Means, benchmark_requests, simulate
+from pecgym.validation.effects import Effects, fit_effects
+from pecgym.validation.runs import Deployment, Family, Run, read_runs
+from scripts import validate
+
+FAMILY = Family("meta-llama/Llama-3.1-70B", "h200_sxm", "vllm", "fp8")
+KERNELS = load_profile("llama-3.1-70b-fp8-h200-141gb-tp4-vllm")
+with_aic = pytest.mark.skipif(
+    importlib.util.find_spec("aiconfigurator_core") is None, reason='needs pip install -e ".[calibrate]"'
+)
+
+
+def run(tokens: tuple[int, int] = (1024, 128), users: int = 8, tp: int = 4) -> Run:
+    deployment = Deployment(FAMILY, tp, 1, 1, "fp8", "fp8")
+    return Run(deployment, *tokens, users, ttft_ms=100.0, tpot_ms=10.0, source="source_file=2026-04-06.csv")
+
+
+# -- the runs ---------------------------------------------------------------------------------------------------------
+
+
+@with_aic
+def test_the_sample_has_the_named_runs() -> None:
+    runs, left_out = read_runs(model="Llama-3.1-70B", gpu="h100", engine="vllm")
+    assert len(runs) == 45
+    assert left_out == {}
+    assert {each.deployment.tp for each in runs} == {2, 4, 8}
+    assert {each.concurrency for each in runs} == {4, 8, 16, 32, 64}
+    assert all(each.of_inference_max for each in runs)
+
+
+@with_aic
+def test_runs_of_several_engines_in_one_are_left_out_with_their_number() -> None:
+    runs, left_out = read_runs(model="MiniMax", gpu="h100")
+    assert len(runs) == 15
+    assert left_out == {"attention is data parallel: several batches in one engine": 15}
+
+
+@with_aic
+def test_a_family_that_does_not_exist_is_an_error_that_says_where_to_look() -> None:
+    with pytest.raises(ProfileError, match="no run of model_path=GPT-5; see --list"):
+        read_runs(model="GPT-5")
+
+
+def test_a_file_that_is_no_sample_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "runs.csv"
+    path.write_text("model,gpu\na,b\n")
+    with pytest.raises(ProfileError, match=r"runs\.csv: cannot be read as measured runs"):
+        read_runs(path)
+
+
+# -- the client -------------------------------------------------------------------------------------------------------
+
+
+def test_requests_are_the_draws_of_the_benchmark() -> None:
+    """`benchmark_serving.py --seed 0` draws all prompts, then all outputs, from the global generator."""
+    trace = benchmark_requests(run((1024, 8192), users=4))
+    np.random.seed(0)
+    np.testing.assert_array_equal(trace.input_tokens, np.random.randint(819, 1025, size=40))
+    np.testing.assert_array_equal(trace.output_tokens, np.random.randint(6553, 8193, size=40))
+
+
+def test_a_single_user_waits_for_its_own_requests_only() -> None:
+    """TTFT is the prefill alone and the frontend; TPOT the mean over decodes."""
+    one = run((1024, 2), users=1)
+    means = simulate(one, KERNELS, load_engine("vllm_v1_async"), frontend_ms=7.0)
+    trace = benchmark_requests(one)
+    prefills_ms = [KERNELS.prefill_ps(tokens) / 1e9 for tokens in trace.input_tokens.tolist()]
+    assert means.ttft_ms == pytest.approx(np.mean(prefills_ms) + 7.0)
+    decodes = zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), strict=True)
+    steps_ms = [KERNELS.iteration_ps([], [prompt]) / 1e9 for prompt, output in decodes if output == 2]
+    assert means.tpot_ms == pytest.approx(np.mean(steps_ms))
+
+
+def test_users_who_ask_again_wait_for_an_iteration_more_under_asynchronous_scheduling() -> None:
+    late = simulate(run(), KERNELS, load_engine("vllm_v1_async"))
+    at_once = simulate(run(), KERNELS, load_engine("vllm_v1"))
+    assert late.ttft_ms > at_once.ttft_ms + 0.5 * at_once.tpot_ms
+
+
+# -- effects ----------------------------------------------------------------------------------------------------------
+
+
+def test_effects_change_the_terms_that_they_name() -> None:
+    effects = Effects(base_factor=0.9, compute_factor=1.2, attention_factor=2.0, kv_factor=1.5)
+    served = effects.on_profile(KERNELS)
+    start = int(KERNELS.g_knots_ps[0])
+    assert served.g_ps(1) == round(start * 0.9)
+    assert served.g_ps(512) - served.g_ps(1) == pytest.approx((KERNELS.g_ps(512) - start) * 1.2, rel=1e-9)
+    assert served.attn_ps_per_1024_pairs == round(KERNELS.attn_ps_per_1024_pairs * 2.0)
+    assert served.decode_kv_ps == round(KERNELS.decode_kv_ps * 1.5)
+    assert Effects().on_profile(KERNELS).g_ps(512) == KERNELS.g_ps(512)
+
+
+def test_effects_are_found_again_in_runs_that_were_made_with_them() -> None:
+    """Eight short runs with overheads, a frontend and slower kernels; the fit starts elsewhere."""
+    truth = Effects(1500.0, 40.0, 3000.0, 12.0, 0.9, 1.15, 1.4, 1.3)
+    engine = load_engine("vllm_v1_async")
+
+    def with_effects(each: Run, effects: Effects) -> Means:
+        return simulate(each, effects.on_profile(KERNELS), effects.on_engine(engine), effects.frontend_ms)
+
+    plain = [run(tokens, users) for tokens in ((512, 64), (2048, 64), (4096, 256), (512, 512)) for users in (2, 12)]
+    measured = []
+    for each in plain:
+        means = with_effects(each, truth)
+        measured.append(replace(each, ttft_ms=means.ttft_ms, tpot_ms=means.tpot_ms))
+    found = fit_effects(measured, with_effects)
+    means = [with_effects(each, found) for each in measured]
+    ttft_errors = [abs(one.ttft_ms / each.ttft_ms - 1) for one, each in zip(means, measured, strict=True)]
+    tpot_errors = [abs(one.tpot_ms / each.tpot_ms - 1) for one, each in zip(means, measured, strict=True)]
+    assert np.median(ttft_errors) < 0.03
+    assert max(tpot_errors) < 0.02
+    assert found.step_overhead_us + found.base_factor * 7427.8 == pytest.approx(1500 + 0.9 * 7427.8, rel=0.03)
+    assert found.frontend_ms == pytest.approx(truth.frontend_ms, rel=0.15)
+
+
+def test_an_effect_that_is_left_out_stays_at_nothing() -> None:
+    found = fit_effects(
+        [run(users=2), run(users=4)],
+        lambda each, effects: simulate(each, effects.on_profile(KERNELS), load_engine("vllm_v1")),
+        without=["frontend_ms"],
+    )
+    assert found.frontend_ms == 0.0
+
+
+def test_batches_padded_to_graphs_take_the_time_of_the_next_size() -> None:
+    padded = padded_to_graphs(KERNELS)
+    for tokens in range(1, 513):
+        size = next(each for each in GRAPH_SIZES if each >= tokens)
+        assert padded.g_ps(tokens) == KERNELS.g_ps(size)
+    assert padded.g_ps(5000) == KERNELS.g_ps(5000)
+
+
+# -- the comparison ---------------------------------------------------------------------------------------------------
+
+
+@with_aic
+def test_at_most_half_of_the_runs_are_fitted_and_whole_configurations() -> None:
+    from pecgym.validation.silicon import split
+
+    for chosen in ({"gpu": "h100", "engine": "vllm"}, {"gpu": "h200", "engine": "vllm"}):
+        runs, _ = read_runs(model="Llama-3.1-70B", **chosen)
+        fitted, held_out = split(runs)
+        assert len(fitted) <= len(runs) / 2
+        assert sorted([*fitted, *held_out]) == runs
+        both = [{(each.deployment, each.input_tokens, each.output_tokens) for each in half} for half in split(runs)]
+        assert not both[0] & both[1]
+    one, _ = split([run(users=users) for users in (1, 2, 4, 8, 16)])
+    assert [each.concurrency for each in one] == [2, 8]
+
+
+@with_aic
+def test_the_kv_capacity_is_that_of_our_own_formula() -> None:
+    """AIConfigurator counts weights and memory by itself; the two agree within 1.5 percent."""
+    from pecgym.validation.deployments import Aic
+
+    aic = Aic()
+    for tp in (1, 2, 4, 8):
+        deployment = Deployment(FAMILY, tp, 1, 1, "fp8", "fp8")
+        ours = find_profile("llama-3.1-70b-fp8", "h200-141gb", tp, "vllm-served").kv_capacity_tokens
+        assert aic.profile(deployment, "fp8").kv_capacity_tokens == pytest.approx(ours, rel=0.015)
+
+
+@with_aic
+def test_no_times_for_a_deployment_is_an_error_that_names_it() -> None:
+    from pecgym.validation.deployments import Aic
+
+    nowhere = Deployment(Family("openai/gpt-oss-120b", "h100_sxm", "vllm", "fp4"), 1, 1, 1, "nvfp4", "nvfp4")
+    with pytest.raises(ProfileError, match=r"no times for openai/gpt-oss-120b fp4, h100_sxm, vllm, TP1"):
+        Aic().profile(nowhere, "fp8")
+
+
+@with_aic
+def test_few_users_are_met_within_the_bars(tmp_path: Path) -> None:
+    """A part of the named runs that is quick: H200, up to 16 users. All of them are in test_silicon_slow.py."""
+    from pecgym.validation.silicon import Silicon
+
+    runs, _ = read_runs(model="Llama-3.1-70B", gpu="h200", engine="vllm")
+    result = Silicon().compare([each for each in runs if each.concurrency <= 16])
+    assert result.setup.kv_type == "fp8"
+    found = {(each.group, each.metric): each for each in result.summaries()}
+    for metric in ("ttft_ms", "tpot_ms"):
+        assert found["held out", metric].holds
+        assert found["held out", metric].median_error < found["AIConfigurator", metric].median_error
+
+
+@with_aic
+def test_the_command_lists_families_and_refuses_what_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert validate.main(["silicon", "--list", "--model", "Llama-3.1-70B"]) == 0
+    assert "h200_sxm" in capsys.readouterr().out
+    assert validate.main(["silicon", "--model", "nobody"]) == 2
+    assert "no run of model_path=nobody" in capsys.readouterr().err
+
+
+# -- what ships -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "gpu"), [("llama-3.1-70b-fp8", "h200"), ("llama-3.1-70b-fp8-kv16", "h100")])
+def test_served_profiles_and_their_engines_ship(model: str, gpu: str) -> None:
+    served = find_profile(model, {"h200": "h200-141gb", "h100": "h100-80gb"}[gpu], 4, "vllm-served")
+    assert "fitted to real runs" in served.source
+    engine = load_engine(f"vllm_v1_{gpu}")
+    assert engine.async_scheduling
+    assert engine.step_overhead_us > 0
+    assert replace(
+        engine, name="vllm_v1_async", step_overhead_us=0.0, step_overhead_per_request_us=0.0, prefill_overhead_us=0.0
+    ) == load_engine("vllm_v1_async")
+
+
+def test_a_served_profile_is_written_for_our_own_models_only(tmp_path: Path) -> None:
+    from pecgym.validation.served import write_served
+    from pecgym.validation.silicon import FamilyResult, Setup
+
+    other = FamilyResult(replace(FAMILY, model="Qwen/Qwen3-32B"), Setup("fp8"), Effects(), (), {})
+    with pytest.raises(SpecError, match="no model or GPU file of ours is of Qwen/Qwen3-32B"):
+        write_served(other, tmp_path)
