@@ -61,7 +61,8 @@ def choose_knots(samples: Samples) -> list[int]:
 
     All that have samples between them and the one before are taken first; then, one at a time, the knot goes whose
     absence costs least, down to MOST_KNOTS and SAMPLES_PER_KNOT. Matrix kernels work in tiles: g has steps at one token
-    above a multiple of the tile. The knot below the smallest count stays: from there down to 1 token, g is flat.
+    above a multiple of the tile. The knot below the smallest count stays: from there down to 1 token, g is flat. The
+    last rise is never one over a single token, because g goes on with it.
     """
     tokens = samples.tokens
     most = int(tokens.max())
@@ -74,12 +75,19 @@ def choose_knots(samples: Samples) -> list[int]:
             knots.append(knot)
     if len(knots) == 1:
         knots.append(2)
+    if not _can_go_on(knots):
+        knots.pop()
     matrix, target = _system(samples, knots)
     finest = knots
     while len(knots) > min(MOST_KNOTS, len(samples) // SAMPLES_PER_KNOT):
         without = [[each for each in knots if each != knot] for knot in knots if knot not in (1, below)]
-        knots = min(without, key=lambda fewer: _solve(matrix @ _coarser(finest, fewer), target)[1])
+        knots = min(filter(_can_go_on, without), key=lambda fewer: _solve(matrix @ _coarser(finest, fewer), target)[1])
     return knots
+
+
+def _can_go_on(knots: list[int]) -> bool:
+    """Whether the last rise of g is over more than one token; the two knots that g needs at least are exempt."""
+    return len(knots) == 2 or knots[-1] > knots[-2] + 1
 
 
 def fit_coefficients(samples: Samples, knots: list[int]) -> Coefficients:
