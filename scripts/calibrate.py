@@ -22,6 +22,7 @@ from rich.table import Table
 from pecgym.costs import load_gpu, load_model, load_profile, profile_names
 from pecgym.costs.calibration import AIC_PROFILES, aic_profile, calibrated_file, write_profile
 from pecgym.costs.fit import fit_samples, predict_ms
+from pecgym.costs.power import fit_power
 from pecgym.costs.profile_schema import ProfileFile
 from pecgym.costs.samples import PHASES, Samples, read_points_csv
 from pecgym.errors import PecGymError, ProfileError
@@ -112,6 +113,14 @@ def _from_csv(options: argparse.Namespace) -> tuple[ProfileFile, Samples]:
     samples, ignored = read_points_csv(options.csv, _mapping(options.columns))
     if ignored:
         console.print(f"columns not used: {', '.join(ignored)}")
+    power = fit_power(samples)
+    if power is None:
+        console.print("no column power_w: watts of the GPU's file")
+    else:
+        console.print(
+            f"power of a GPU: {power.prefill_w} W with prompt tokens, {power.decode_w} W in decodes alone; iterations "
+            f"differ from that by {power.prefill_error_percent} % and {power.decode_error_percent} % on average"
+        )
     file = calibrated_file(
         load_model(options.model),
         load_gpu(options.gpu),
@@ -121,6 +130,7 @@ def _from_csv(options: argparse.Namespace) -> tuple[ProfileFile, Samples]:
         source=f"{len(samples)} measured iterations of {options.csv.name}, fitted by scripts/calibrate.py --csv",
         licence=options.licence or "the user's own measurements",
         kv_capacity_tokens=options.kv_capacity_tokens,
+        power=power,
     )
     return file, samples
 
