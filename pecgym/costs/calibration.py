@@ -105,7 +105,7 @@ def _power_source(gpu: GpuSpec, power: PowerFit | None) -> str:
     """Where a profile's watts are from."""
     if power is None:
         return gpu.power_source
-    return f"prefill_w, decode_w: measured with the iterations, averaged over time; idle_w of {gpu.name}: {gpu.power_source}"
+    return f"prefill_w, decode_w: measured with the iterations, averaged over time. idle_w: GPU file {gpu.name}"
 
 
 def _precision(model: ModelSpec) -> str:

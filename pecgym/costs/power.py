@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pecgym.costs.samples import Samples
+from pecgym.errors import ProfileError
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,13 @@ def fit_power(samples: Samples) -> PowerFit | None:
     """The power of each kind of iteration: watts averaged over the time of its samples; None where none are known.
 
     So the energy of all samples together is exact, and no two constants are closer to them in least squares over time.
+    Raises ProfileError where one of the two kinds has no samples.
     """
     if np.isnan(samples.power_w).all():
         return None
     with_prompts = samples.n_prefills > 0
+    if with_prompts.all() or not with_prompts.any():
+        raise ProfileError("power of iterations with prompt tokens and of decodes alone needs samples of both kinds")
     prefill_w, prefill_error = _mean_and_error(samples[with_prompts])
     decode_w, decode_error = _mean_and_error(samples[~with_prompts])
     return PowerFit(prefill_w, decode_w, prefill_error, decode_error)

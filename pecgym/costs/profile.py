@@ -18,9 +18,9 @@ _DATA = Path(__file__).resolve().parent
 
 PAIRS_UNIT = 1024
 HOW_TO_MAKE = (
-    "give the path of your own .yaml, or make one: `python scripts/calibrate.py --csv points.csv ...` from your "
+    "give the path of your own .yaml, or make one: `python scripts/calibrate.py --csv step_times.csv ...` from your "
     "measurements, `python scripts/calibrate.py --aic --model MODEL --gpu GPU --tp TP ...` from AIConfigurator "
-    "(docs/cost-model.md)"
+    "(docs/calibrate.md)"
 )
 
 
