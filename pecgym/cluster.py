@@ -146,13 +146,16 @@ class Cluster:
         facts = self.facts(
             int(rows.input_tokens.max(initial=0)), int((rows.input_tokens + rows.output_tokens).max(initial=0))
         )
-        busy_s = ps_to_seconds(simulator.busy_ps())
+        work_s = {
+            "busy_s": ps_to_seconds(simulator.busy_ps()),
+            "prefill_s": ps_to_seconds(simulator.prefill_ps()),
+        }
         return RequestLog(
             ps={event: _since(rows[f"{event}_ps"], since_ps) for event in TIME_COLUMNS},
             counts={name: rows[name].copy() for name in COUNT_COLUMNS},
             timeline=self._timeline() if self.record else None,
             is_long=self.trace.is_long[rows.row],
-            facts=replace(facts, end_s=simulator.now_s - float(ps_to_seconds(since_ps)), busy_s=busy_s),
+            facts=replace(facts, end_s=simulator.now_s - float(ps_to_seconds(since_ps)), **work_s),
         )
 
     def _timeline(self) -> Timeline:
@@ -181,8 +184,10 @@ class Cluster:
             gpus_per_replica=self.profile.tp,
             end_s=self.simulator.now_s,
             busy_s=ps_to_seconds(self.simulator.busy_ps()),
+            prefill_s=ps_to_seconds(self.simulator.prefill_ps()),
             idle_w=self.profile.idle_w,
-            busy_w=self.profile.busy_w,
+            decode_w=self.profile.decode_w,
+            prefill_w=self.profile.prefill_w,
             price_per_gpu_hour_usd=gpu.price_per_hour_usd,
             wall_s=self._wall_s,
             notes=(note,) if note else (),

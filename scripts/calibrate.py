@@ -1,11 +1,11 @@
 """Make a cost profile: from AIConfigurator, or from iteration times that you measured.
 
-    python scripts/calibrate.py --csv points.csv --model llama-3.1-8b --gpu a100-80gb --tp 1 --engine "vllm 0.11.0"
+    python scripts/calibrate.py --csv step_times.csv --model llama-3.1-8b --gpu a100-80gb --tp 1 --engine "vllm 0.11.0"
     python scripts/calibrate.py --aic --model llama-3.1-70b --gpu a100-80gb --tp 4
     python scripts/calibrate.py --aic --all      # make every shipped profile again
     python scripts/calibrate.py --table          # the shipped profiles and their errors, as Markdown
 
-Needs `pip install -e ".[calibrate]"`. See docs/cost-model.md.
+Needs `pip install -e ".[calibrate]"`. See docs/calibrate.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from rich.table import Table
 
 from pecgym.costs import load_gpu, load_model, load_profile, profile_names
 from pecgym.costs.calibration import AIC_PROFILES, aic_profile, calibrated_file, write_profile
-from pecgym.costs.fit import fit_samples, predict_ms
+from pecgym.costs.fit import fit_samples
+from pecgym.costs.fit_plot import draw_fit
+from pecgym.costs.power import fit_power
 from pecgym.costs.profile_schema import ProfileFile
 from pecgym.costs.samples import PHASES, Samples, read_points_csv
 from pecgym.errors import PecGymError, ProfileError
@@ -53,10 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
             path = options.out or Path(f"{file.name}.yaml")
             write_profile(file, path)
             show(file)
-            console.print(f"wrote [bold]{path}[/]; use it as load_profile({str(path)!r})")
+            console.print(f"wrote [bold]{path}[/]: use it as profile={path}", soft_wrap=True)
             if options.plot:
-                plot(file, samples, options.plot)
-                console.print(f"wrote [bold]{options.plot}[/]")
+                draw_fit(file, samples, options.plot)
+                console.print(f"wrote [bold]{options.plot}[/]", soft_wrap=True)
     except PecGymError as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--licence", help="with --csv: that of the measurements, written to the profile")
     parser.add_argument("--out", type=Path, metavar="FILE", help="the profile to write (default: NAME.yaml)")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw predicted against sampled times")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw how well the profile fits (.png, .svg, .pdf)")
     return parser
 
 
@@ -112,15 +114,24 @@ def _from_csv(options: argparse.Namespace) -> tuple[ProfileFile, Samples]:
     samples, ignored = read_points_csv(options.csv, _mapping(options.columns))
     if ignored:
         console.print(f"columns not used: {', '.join(ignored)}")
+    fit, power = fit_samples(samples), fit_power(samples)
+    if power is None:
+        console.print("no column power_w: watts of the GPU's file")
+    else:
+        console.print(
+            f"power of a GPU: {power.prefill_w} W with prompt tokens, {power.decode_w} W in decodes alone; iterations "
+            f"differ from that by {power.prefill_error_percent} % and {power.decode_error_percent} % on average"
+        )
     file = calibrated_file(
         load_model(options.model),
         load_gpu(options.gpu),
         options.tp,
         options.engine,
-        fit_samples(samples),
+        fit,
         source=f"{len(samples)} measured iterations of {options.csv.name}, fitted by scripts/calibrate.py --csv",
         licence=options.licence or "the user's own measurements",
         kv_capacity_tokens=options.kv_capacity_tokens,
+        power=power,
     )
     return file, samples
 
@@ -179,33 +190,6 @@ def profiles_markdown() -> str:
         cells = [f"`{name}`", profile.engine, *by_phase, held_out, f"{profile.kv_capacity_tokens:,}", *ends]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def plot(file: ProfileFile, samples: Samples, path: Path) -> None:
-    """Draw predicted against sampled times, and the relative error over the tokens of the iteration, by phase."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as problem:
-        raise ProfileError('--plot needs matplotlib: pip install -e ".[calibrate]"') from problem
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    predicted = predict_ms(file.coefficients, samples)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
-    ends = [samples.time_ms.min(), samples.time_ms.max()]
-    left.plot(ends, ends, color="0.7", linewidth=1)
-    for phase in PHASES:
-        here = samples.phase == phase
-        if here.any():
-            left.scatter(samples.time_ms[here], predicted[here], s=9, label=phase)
-            error = 100 * (predicted[here] / samples.time_ms[here] - 1)
-            right.scatter(samples.tokens[here], error, s=9, label=phase)
-    right.axhline(0, color="0.7", linewidth=1)
-    left.set(xscale="log", yscale="log", xlabel="sampled, ms", ylabel="predicted, ms", title=file.name)
-    right.set(xscale="log", xlabel="new tokens in the iteration", ylabel="error, percent")
-    right.legend()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

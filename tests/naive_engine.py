@@ -299,7 +299,7 @@ class NaiveCluster(Groups):
         duration = self.profile.iteration_ps([(c, q.computed) for q, c in replica.chunks.items()], decodes)
         duration += self.swap_time(replica)
         replica.iteration_start, replica.iteration_end = self.now, self.now + duration
-        replica.busy += duration
+        replica.work(duration, prompt_tokens=bool(replica.chunks))
         replica.iterations += 1
 
     def swap_time(self, replica: Replica) -> int:

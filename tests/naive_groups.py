@@ -133,7 +133,7 @@ class Groups:
         boundary = -(-done // group.operator) * group.operator
         if boundary < group.work:
             for member in group.members:
-                member.busy += boundary - group.done
+                member.work(boundary - group.done, prompt_tokens=True)
             group.done = boundary
             self.stall(group, self.now + boundary - done)
 
@@ -151,7 +151,7 @@ class Groups:
             self.ready += group.members
         elif group.phase == "prefill":
             for member in group.members:
-                member.busy += self.now - group.started
+                member.work(self.now - group.started, prompt_tokens=True)
             request.first_token, request.emitted, request.computed = self.now, 1, request.prompt
             group.phase = "decode"
             self.changed = True
@@ -217,7 +217,7 @@ class Groups:
             replica.iteration_start = self.now
         duration = slowest + int(self.costs.decode_sync_ps[self.costs.shape_index[degree, group.nodes]])
         for replica in group.members:
-            replica.busy += duration
+            replica.work(duration, prompt_tokens=bool(replica.chunks))
             replica.iterations += 1
         group.started, group.event = self.now, self.now + duration
 

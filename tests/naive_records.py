@@ -65,6 +65,7 @@ class Replica:
     swapped_tokens: int = 0  # moved to or from host memory for the iteration being composed
     admissions: int = 0
     busy: int = 0
+    prefill_busy: int = 0  # of it, in iterations with prompt tokens
     iterations: int = 0
     finished: list[Request] = field(default_factory=list)
 
@@ -80,3 +81,9 @@ class Replica:
     def queued_tokens(self) -> int:
         """Prompt tokens placed here and not yet computed."""
         return sum(q.prompt - q.computed for q in self.waiting + self.prefills if not q.decoding)
+
+    def work(self, duration: int, prompt_tokens: bool) -> None:
+        """It has been, or will be, busy for `duration` more; prompt_tokens: with prompt tokens in its iterations."""
+        self.busy += duration
+        if prompt_tokens:
+            self.prefill_busy += duration

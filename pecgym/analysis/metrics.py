@@ -13,6 +13,8 @@
 | idle rate | idle / (idle + busy) over GPUs and the makespan (PecSched) |
 | starved fraction | longs not finished when the run ends / longs (PecSched) |
 | long unfinished at last arrival | longs not finished when the last request arrives / longs |
+| energy | GPU-seconds x the profile's watts: of prefills, decodes alone, and idle GPUs, up to the makespan |
+| energy per request, per output token | energy, idle GPUs included / finished requests, / their output tokens |
 | preemptions | times that a long was suspended for shorts (PecSched) |
 | evictions | times that a request lost its KV memory to others |
 | short, long, all | of the requests of that class; without one of them, of all requests |
@@ -75,6 +77,14 @@ def idle_rate(log: RequestLog) -> float | None:
     return 1 - float(np.sum(log.facts.busy_s)) / span if span > 0 else None
 
 
+def energy_j(log: RequestLog) -> float:
+    """Joules that all GPUs drew up to the makespan."""
+    facts = log.facts
+    busy_gpu_s, prefill_gpu_s = (float(np.sum(s)) * facts.gpus_per_replica for s in (facts.busy_s, facts.prefill_s))
+    gpu_s = makespan_s(log) * facts.gpus
+    return energy_joules(gpu_s, busy_gpu_s, prefill_gpu_s, facts.idle_w, facts.decode_w, facts.prefill_w)
+
+
 def metrics_row(log: RequestLog) -> dict[str, Any]:
     """One row of a result table: the run's labels, then every metric; None where one does not apply."""
     facts = log.facts
@@ -105,10 +115,12 @@ def metrics_row(log: RequestLog) -> dict[str, Any]:
     in_time = finished & (log.ps["finish"] <= log.ps["arrival"].max(initial=0))
     row["long_unfinished_at_last_arrival"] = _ratio((long & ~in_time).sum(), long.sum())
     gpu_s = span_s * facts.gpus
-    busy_gpu_s = float(np.sum(facts.busy_s)) * facts.gpus_per_replica
     row["gpu_hours"] = gpu_s / 3600
     row["cost_usd"] = cost_usd(gpu_s, facts.price_per_gpu_hour_usd)
-    row["energy_kwh"] = energy_joules(busy_gpu_s, gpu_s - busy_gpu_s, facts.busy_w, facts.idle_w) / J_PER_KWH
+    joules = energy_j(log)
+    row["energy_kwh"] = joules / J_PER_KWH
+    row["energy_per_request_j"] = _ratio(joules, finished.sum())
+    row["energy_per_output_token_j"] = _ratio(joules, log.counts["output_tokens"][finished].sum())
     row["engine_wall_s"] = facts.wall_s
     row["notes"] = list(facts.notes)
     if not finished.all():

@@ -40,7 +40,9 @@ class RunFacts:
         gpus_per_replica: tensor parallelism.
         end_s: when the run ended, seconds.
         busy_s: float64[R], time that each replica spent in iterations.
-        idle_w, busy_w: power of one GPU, watts.
+        prefill_s: float64[R], of it in iterations with prompt tokens.
+        idle_w, decode_w, prefill_w: power of one GPU without work, in iterations of decodes alone, and in those with
+            prompt tokens, watts.
         price_per_gpu_hour_usd: of one GPU.
         wall_s: wall-clock time that the engine took.
         notes: what a reader of the result must know, such as times far outside the range of the cost profile.
@@ -51,8 +53,10 @@ class RunFacts:
     gpus_per_replica: int
     end_s: float
     busy_s: Any
+    prefill_s: Any
     idle_w: float
-    busy_w: float
+    decode_w: float
+    prefill_w: float
     price_per_gpu_hour_usd: float
     wall_s: float
     notes: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import yaml
 from pecgym.costs.aic import aic_samples, package_version
 from pecgym.costs.fit import Fit, fit_samples
 from pecgym.costs.memory import kv_capacity_tokens
+from pecgym.costs.power import PowerFit
 from pecgym.costs.profile import profile_name, profile_of
 from pecgym.costs.profile_schema import ProfileFile
 from pecgym.costs.samples import Samples
@@ -56,10 +57,12 @@ def calibrated_file(
     source: str,
     licence: str,
     kv_capacity_tokens: int | None = None,
+    power: PowerFit | None = None,
 ) -> ProfileFile:
     """A profile's file, named like the shipped ones.
 
     engine: its name and, after a blank, its version. kv_capacity_tokens: per replica; computed where it is None.
+    power: as measured; that of the GPU's file where it is None.
     Raises PecGymError when the profile could not be loaded again.
     """
     capacity = block_capacity_tokens(model, gpu, tp) if kv_capacity_tokens is None else kv_capacity_tokens
@@ -74,7 +77,9 @@ def calibrated_file(
         kv_bytes_per_token=model.kv_bytes_per_token,
         block_tokens=BLOCK_TOKENS,
         idle_w=gpu.idle_w,
-        busy_w=gpu.busy_w,
+        decode_w=power.decode_w if power else gpu.decode_w,
+        prefill_w=power.prefill_w if power else gpu.prefill_w,
+        power_source=_power_source(gpu, power),
         coefficients=fit.coefficients,
         fitted_range=fit.fitted_range,
         fit=fit.errors,
@@ -94,6 +99,13 @@ def write_profile(file: ProfileFile, path: Path) -> None:
     """Write a profile's file as YAML, its keys in the order of the schema."""
     text = yaml.safe_dump(asdict(file), sort_keys=False, width=120, default_flow_style=None, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _power_source(gpu: GpuSpec, power: PowerFit | None) -> str:
+    """Where a profile's watts are from."""
+    if power is None:
+        return gpu.power_source
+    return f"prefill_w, decode_w: measured with the iterations, averaged over time. idle_w: GPU file {gpu.name}"
 
 
 def _precision(model: ModelSpec) -> str:

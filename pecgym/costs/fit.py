@@ -62,8 +62,9 @@ def choose_knots(samples: Samples) -> list[int]:
 
     All that have samples between them and the one before are taken first; then, one at a time, the knot goes whose
     absence costs least, down to MOST_KNOTS and SAMPLES_PER_KNOT. Matrix kernels work in tiles: g has steps at one token
-    above a multiple of the tile. The knot below the smallest count stays: from there down to 1 token, g is flat.
-    Knots to spare go to steps that nobody sampled right above the tile (`_steps_seen_from_above`).
+    above a multiple of the tile. The knot below the smallest count stays: from there down to 1 token, g is flat. The
+    last rise is never one over a single token, because g goes on with it. Knots to spare go to steps that nobody
+    sampled right above the tile (`_steps_seen_from_above`).
     """
     tokens = samples.tokens
     most = int(tokens.max())
@@ -79,11 +80,13 @@ def choose_knots(samples: Samples) -> list[int]:
     affordable = min(MOST_KNOTS, len(samples) // SAMPLES_PER_KNOT)
     if len(knots) < affordable:
         knots = sorted({*knots, *_steps_seen_from_above(tokens, [tile for tile in tiles if tile in knots], tiles)})
+    if not _can_go_on(knots):
+        knots.pop()
     matrix, target = _system(samples, knots)
     finest = knots
     while len(knots) > affordable:
         without = [[each for each in knots if each != knot] for knot in knots if knot not in (1, below)]
-        knots = min(without, key=lambda fewer: _solve(matrix @ _coarser(finest, fewer), target)[1])
+        knots = min(filter(_can_go_on, without), key=lambda fewer: _solve(matrix @ _coarser(finest, fewer), target)[1])
     return knots
 
 
@@ -97,6 +100,11 @@ def _steps_seen_from_above(tokens: Floats, knots: list[int], tiles: list[int]) -
         for tile in knots
         if tile in next_tile and np.count_nonzero((counts > tile) & (counts <= next_tile[tile])) >= 2
     ]
+
+
+def _can_go_on(knots: list[int]) -> bool:
+    """Whether the last rise of g is over more than one token; the two knots that g needs at least are exempt."""
+    return len(knots) == 2 or knots[-1] > knots[-2] + 1
 
 
 def fit_coefficients(samples: Samples, knots: list[int]) -> Coefficients:

@@ -18,9 +18,9 @@ _DATA = Path(__file__).resolve().parent
 
 PAIRS_UNIT = 1024
 HOW_TO_MAKE = (
-    "give the path of your own .yaml, or make one: `python scripts/calibrate.py --csv points.csv ...` from your "
+    "give the path of your own .yaml, or make one: `python scripts/calibrate.py --csv step_times.csv ...` from your "
     "measurements, `python scripts/calibrate.py --aic --model MODEL --gpu GPU --tp TP ...` from AIConfigurator "
-    "(docs/cost-model.md)"
+    "(docs/calibrate.md)"
 )
 
 
@@ -37,7 +37,9 @@ class Profile:
 
     g_knots_tokens, g_knots_ps: int64[K], K >= 2, first knot at 1 token; g is linear between knots (rounded down),
     goes on with its last slope, and g(0) = 0. rounding_error: largest relative change that whole picoseconds made to a
-    coefficient. busy_w, idle_w: watts per GPU. fit: error by phase. fitted_range: None where the source states none.
+    coefficient. idle_w, decode_w, prefill_w: watts of one GPU without work, in iterations of decodes alone, and in
+    those with prompt tokens; power_source: where they are from. fit: error by phase. fitted_range: None where the
+    source states none.
     """
 
     name: str
@@ -50,7 +52,9 @@ class Profile:
     kv_bytes_per_token: int
     block_tokens: int
     idle_w: float
-    busy_w: float
+    decode_w: float
+    prefill_w: float
+    power_source: str
     fitted_range: FittedRange | None
     fit: Mapping[str, FitError]
     source: str
@@ -192,7 +196,9 @@ def profile_of(file: ProfileFile, where: str) -> Profile:
         kv_bytes_per_token=file.kv_bytes_per_token,
         block_tokens=file.block_tokens,
         idle_w=file.idle_w,
-        busy_w=file.busy_w,
+        decode_w=file.decode_w,
+        prefill_w=file.prefill_w,
+        power_source=file.power_source,
         fitted_range=file.fitted_range,
         fit=dict(file.fit),
         source=file.source,

@@ -100,7 +100,9 @@ class ProfileFile:
     kv_bytes_per_token: int = MISSING
     block_tokens: int = MISSING
     idle_w: float = MISSING
-    busy_w: float = MISSING
+    decode_w: float = MISSING
+    prefill_w: float = MISSING
+    power_source: str = MISSING
     coefficients: Coefficients = MISSING
     fitted_range: FittedRange | None = MISSING
     fit: dict[str, FitError] = MISSING
@@ -111,8 +113,11 @@ class ProfileFile:
         for name, least in (("tp", 1), ("kv_capacity_tokens", 1), ("kv_bytes_per_token", 0), ("block_tokens", 1)):
             if getattr(self, name) < least:
                 raise ProfileError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        if not 0 <= self.idle_w <= self.busy_w < math.inf:
-            raise ProfileError(f"idle_w is {self.idle_w} and busy_w {self.busy_w}; need 0 <= idle_w <= busy_w")
+        for name in ("decode_w", "prefill_w"):
+            if not 0 <= self.idle_w <= getattr(self, name) < math.inf:
+                raise ProfileError(
+                    f"idle_w is {self.idle_w} and {name} {getattr(self, name)}; need 0 <= idle_w <= {name}"
+                )
 
 
 def whole_ps(key: str, value: float) -> tuple[int, float]:

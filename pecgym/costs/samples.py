@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 PHASES = ("prefill", "chunked prefill", "decode", "mixed")
 REQUIRED_COLUMNS = ("prefill_tokens", "prefill_past_tokens", "n_decodes", "time_ms")
 KV_COLUMNS = ("kv_tokens_read", "kv_tokens_each")
-OPTIONAL_COLUMNS = ("n_prefills", "prefill_pairs")
+OPTIONAL_COLUMNS = ("n_prefills", "prefill_pairs", "power_w")
 COLUMNS = (*REQUIRED_COLUMNS, *KV_COLUMNS, *OPTIONAL_COLUMNS)
 
 
@@ -28,7 +28,7 @@ class Point:
 
     prefill_tokens: new tokens of all chunks together. prefill_past_tokens: their past tokens together. prefill_pairs:
     sum of c^2 + 2 c m over the chunks. kv_tokens_read: contexts of all decodes together. longest_prompt: tokens of the
-    longest prompt with its past. time_ms: milliseconds.
+    longest prompt with its past. time_ms: milliseconds. power_w: mean watts of one GPU meanwhile, NaN where unknown.
     """
 
     prefill_tokens: float
@@ -39,6 +39,7 @@ class Point:
     kv_tokens_read: float
     longest_prompt: float
     time_ms: float
+    power_w: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,7 @@ class Samples:
     kv_tokens_read: Floats
     longest_prompt: Floats
     time_ms: Floats
+    power_w: Floats
 
     @classmethod
     def of(cls, points: Iterable[Point]) -> Samples:
@@ -100,8 +102,9 @@ def read_points_csv(path: str | Path, columns: Mapping[str, str] | None = None) 
 
     Columns: prefill_tokens, prefill_past_tokens, n_decodes, time_ms and one of kv_tokens_read (contexts of the decodes
     summed) or kv_tokens_each (context of each decode, all alike). Optional: n_prefills (default: 1 where there are
-    prefill tokens) and prefill_pairs (sum of c^2 + 2 c m; needed where n_prefills > 1). `columns` maps these names to
-    other ones in the file; columns left over are then returned as ignored, without a mapping they are an error.
+    prefill tokens), prefill_pairs (sum of c^2 + 2 c m; needed where n_prefills > 1) and power_w (mean watts of one
+    GPU). `columns` maps these names to other ones in the file; columns left over are then returned as ignored, without
+    a mapping they are an error.
     Raises ProfileError with file, row (the header is row 1) and column.
     """
     mapping = dict(columns or {})
@@ -164,17 +167,20 @@ def _point_of_row(path: str | Path, number: int, row: dict[str, str], names: dic
         )
     pairs = value.get("prefill_pairs", c * c + 2 * c * m)
     # Of several prefills only the mean length is known: a lower bound of the longest.
-    return Point(c, m, pairs, prefills, decodes, kv, (c + m) / max(1.0, prefills), value["time_ms"])
+    longest = (c + m) / max(1.0, prefills)
+    return Point(c, m, pairs, prefills, decodes, kv, longest, value["time_ms"], value.get("power_w", math.nan))
 
 
 def _cell(path: str | Path, number: int, column: str, text: str, name: str) -> float:
-    """A cell as a number: finite, >= 0, whole unless it is a time, which must be > 0."""
+    """A cell as a number: finite, >= 0, whole unless it is a power or a time, which must be > 0."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if name == "time_ms":
         valid, expected = math.isfinite(value) and value > 0, "milliseconds > 0"
+    elif name == "power_w":
+        valid, expected = math.isfinite(value) and value >= 0, "watts of one GPU >= 0 (leave the column out if unknown)"
     else:
         valid, expected = math.isfinite(value) and value >= 0 and value == int(value), "a whole number >= 0"
     if not valid:

@@ -31,21 +31,26 @@ class GpuSpec:
     """One GPU model.
 
     memory_bytes: what the driver reports. nvlink_one_way_gb_per_s: per GPU, one direction, 1e9 bytes per second.
-    idle_w, busy_w: watts per GPU. price_per_hour_usd: one GPU for one hour. sources: where each figure is from.
+    idle_w, decode_w, prefill_w: watts of one GPU without work but with a model in its memory, in iterations of decodes
+    alone, and in those with prompt tokens. power_source: where they are from, which profiles repeat.
+    price_per_hour_usd: one GPU for one hour. sources: where each other figure is from.
     """
 
     name: str = MISSING
     memory_bytes: int = MISSING
     nvlink_one_way_gb_per_s: float = MISSING
     idle_w: float = MISSING
-    busy_w: float = MISSING
+    decode_w: float = MISSING
+    prefill_w: float = MISSING
+    power_source: str = MISSING
     price_per_hour_usd: float = MISSING
     sources: list[str] = MISSING
 
     def __post_init__(self) -> None:
         _require_positive(self, zero_allowed=("idle_w", "price_per_hour_usd"))
-        if self.busy_w < self.idle_w:
-            raise SpecError(f"busy_w ({self.busy_w}) is below idle_w ({self.idle_w}); swap or correct them")
+        for name in ("decode_w", "prefill_w"):
+            if getattr(self, name) < self.idle_w:
+                raise SpecError(f"{name} ({getattr(self, name)}) is below idle_w ({self.idle_w}); swap or correct them")
 
 
 @dataclass(frozen=True)

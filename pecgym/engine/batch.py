@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pecgym.engine.activity import note_work
 from pecgym.engine.arrivals import next_user_request
 from pecgym.engine.batch_decisions import admit_chosen, asks_who_joins, chosen_victim
 from pecgym.engine.compiled import glue, rule, separate_rule
@@ -358,7 +359,7 @@ def end_run(state: State, r: int) -> None:
     if replica.with_decodes == 1:
         kind = SLICE_MIXED if replica.with_prefills == 1 else SLICE_DECODE
     note_slice(state, r, kind, replica.started_ps, state.cluster[0].now_ps, NONE)
-    replica.busy_ps += run_ps(replica, steps)
+    note_work(replica, run_ps(replica, steps), replica.with_prefills)
     replica.iterations += steps
     end_batch(state, r, steps)
 

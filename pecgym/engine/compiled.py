@@ -100,17 +100,18 @@ def _cache_can_be_trusted(function: Callable[..., Any]) -> bool:
 def cache_folder(module: str = "pecgym.engine") -> Path:
     """Where this version's compiled code of a module is: under $PECGYM_CACHE_DIR, else the user's cache, else a
     temporary one."""
-    return _cache_folder(("engine", "policies", "envs") if module.startswith("pecgym.envs") else ("engine", "policies"))
+    of_environments = ("envs", "costs/energy.py") if module.startswith("pecgym.envs") else ()
+    return _cache_folder(("engine", "policies", *of_environments))
 
 
 @cache
-def _cache_folder(packages: tuple[str, ...]) -> Path:
+def _cache_folder(sources: tuple[str, ...]) -> Path:
     base = os.environ.get("PECGYM_CACHE_DIR") or platformdirs.user_cache_dir("pecgym")
     for candidate in (
         Path(base),
         Path(tempfile.gettempdir()) / f"pecgym-{os.getuid() if hasattr(os, 'getuid') else 0}",
     ):
-        folder = candidate / "kernels" / _sources_hash(packages)
+        folder = candidate / "kernels" / _sources_hash(sources)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):
@@ -120,10 +121,11 @@ def _cache_folder(packages: tuple[str, ...]) -> Path:
     raise OSError(f"no folder to keep compiled code in: tried {base} and the temporary folder; set PECGYM_CACHE_DIR")
 
 
-def _sources_hash(packages: tuple[str, ...]) -> str:
+def _sources_hash(sources: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for package in packages:
-        for path in sorted((_PACKAGE / package).rglob("*.py")):
+    for source in sources:
+        root = _PACKAGE / source
+        for path in sorted(root.rglob("*.py")) if root.is_dir() else [root]:
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     for part in (numba.__version__, np.__version__, platform.machine(), platform.python_version()):

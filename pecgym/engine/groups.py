@@ -7,6 +7,7 @@ it gathers or is suspended the members run batches of their own.
 
 from __future__ import annotations
 
+from pecgym.engine.activity import note_work
 from pecgym.engine.arrivals import next_user_request
 from pecgym.engine.batch import choose_batch, end_batch, note_slice
 from pecgym.engine.compiled import rule, separate_rule
@@ -256,7 +257,7 @@ def _end_segment(state: State, lead: int, end_ps: int, kind: int) -> None:
     r = lead
     while r != NONE:
         replica = state.replicas[r]
-        replica.busy_ps += end_ps - replica.started_ps
+        note_work(replica, end_ps - replica.started_ps, 1)
         if end_ps > replica.started_ps:
             note_slice(state, r, kind, replica.started_ps, end_ps, row)
         r = replica.next_member
@@ -307,7 +308,7 @@ def _end_steps(state: State, lead: int) -> None:
         if replica.with_decodes == 1 or replica.with_prefills == 1:
             kind = SLICE_COLOCATED
         note_slice(state, r, kind, replica.started_ps, now_ps, request.row)
-        replica.busy_ps += now_ps - replica.started_ps
+        note_work(replica, now_ps - replica.started_ps, replica.with_prefills)
         replica.iterations += steps
         end_batch(state, r, steps)
         r = replica.next_member

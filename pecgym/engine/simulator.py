@@ -13,6 +13,7 @@ import numpy as np
 
 from pecgym.costs import GroupCosts, Profile
 from pecgym.engine import state as layout
+from pecgym.engine.activity import work_until_now
 from pecgym.engine.cluster import INDEX_BITS
 from pecgym.engine.entry import POLICY, ask_outside, compile_policy, compiled_classify, compiled_run, compiled_users
 from pecgym.engine.long_rules import LongRules, Topology
@@ -375,16 +376,14 @@ class Simulator:
 
     def busy_ps(self) -> Any:
         """int64[R]: time that each replica has spent in iterations, up to now."""
-        now, replicas = self.state.cluster[0].now_ps, self.state.replicas
-        groups = self.state.groups[replicas.lead]
-        stalled = (groups.phase == layout.PREFILL_STALLED) | (groups.phase == layout.DECODE_STALLED)
-        serving = replicas.status == layout.SERVING
-        until = np.where(serving & stalled, np.minimum(now, groups.stop_ps), now)
-        # What ends at this moment has been counted; at a decision its next event is not known yet.
-        working = (serving & (self.state.event_ps[replicas.lead] != layout.NEVER_PS)) | (
-            replicas.status == layout.RUNNING
-        )
-        return replicas.busy_ps + np.where(working, np.maximum(until - replicas.started_ps, 0), 0)
+        return self._work_ps()[:, 0]
+
+    def prefill_ps(self) -> Any:
+        """int64[R]: of it, the time in iterations with prompt tokens."""
+        return self._work_ps()[:, 1]
+
+    def _work_ps(self) -> Any:
+        return np.array([work_until_now(self.state, r) for r in range(len(self.state.replicas))], np.int64)
 
     def timeline(self) -> Any:
         """SLICE[n]: what each replica did, in order of the ends; what runs at this moment is not in it. Empty unless

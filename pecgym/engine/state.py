@@ -146,6 +146,7 @@ REPLICA = _layout(
     "in_ready",
     "admissions",
     "busy_ps",
+    "prefill_ps",  # of it, in iterations with prompt tokens
     "iterations",
     "evictions",
     "swapped_tokens",

@@ -24,7 +24,7 @@ _SHARED = np.dtype(
         (name, np.int64)
         for name in ("skip_forced", "allow_wait", "strict", "oracle_lengths", "retry_ps", "max_decisions")
     ]
-    + [(name, np.float64) for name in ("gpus", "gpus_per_replica", "idle_w", "busy_w", "usd_per_s")],
+    + [(name, np.float64) for name in ("gpus", "gpus_per_replica", "idle_w", "decode_w", "prefill_w", "usd_per_s")],
     align=True,
 )
 """What is the same for all copies."""
@@ -56,7 +56,8 @@ _COPY = np.dtype(
             "decisions",  # of the agent in the episode
         )
     ]
-    + [(name, np.float64) for name in ("waiting_s", "long_s", "late_s", "missed", "busy_s")]  # sums at `last_ps`
+    + [(name, np.float64) for name in ("waiting_s", "long_s", "late_s", "missed")]  # sums at `last_ps`
+    + [(name, np.float64) for name in ("busy_s", "prefill_s")]  # the same
     + [(name, np.float64) for name in ("requests_per_s", "tokens_per_s")],
     align=True,
 )

@@ -145,7 +145,8 @@ class Copies(ABC):
         shared.retry_ps = seconds_to_ps(config.retry_s)
         shared.max_decisions = config.episode.max_decisions or 0
         shared.gpus, shared.gpus_per_replica = cluster.spec.gpu_count, cluster.profile.tp
-        shared.idle_w, shared.busy_w = cluster.profile.idle_w, cluster.profile.busy_w
+        for name in ("idle_w", "decode_w", "prefill_w"):
+            shared[name] = getattr(cluster.profile, name)
         shared.usd_per_s = load_gpu(cluster.spec.gpu).price_per_hour_usd * cluster.spec.gpu_count / 3600
         self.arrays.weights[:] = config.reward.weights
 
@@ -205,7 +206,8 @@ class Copies(ABC):
         copy.start_ps = copy.last_ps = copy.rated_ps = seconds_to_ps(window.start_s)
         copy.warm_until_ps = seconds_to_ps(window.start_s + warm_up_s) if warm_up_s else layout.NONE
         copy.next_row = copy.invalid = copy.decisions = 0
-        copy.waiting_s = copy.long_s = copy.late_s = copy.missed = copy.busy_s = 0.0
+        copy.waiting_s = copy.long_s = copy.late_s = copy.missed = 0.0
+        copy.busy_s = copy.prefill_s = 0.0
         copy.requests_per_s = copy.tokens_per_s = 0.0
         self.arrays.terms[i] = self.arrays.rewards[i] = self.arrays.elapsed_s[i] = 0.0
         self.arrays.copies.todo[:] = a.REST
@@ -250,7 +252,8 @@ class Copies(ABC):
         """Energy and money of what a truncated episode leaves undone (pecgym.envs.unserved)."""
         arrays, shared = self.arrays, self.arrays.shared[0]
         gpu_s = unserved_replica_s(self.cluster, self.simulators[i]) * shared.gpus_per_replica
-        charges = {"energy": gpu_s * shared.busy_w / J_PER_KWH, "money": gpu_s * shared.usd_per_s / shared.gpus}
+        most_w = max(shared.decode_w, shared.prefill_w)
+        charges = {"energy": gpu_s * most_w / J_PER_KWH, "money": gpu_s * shared.usd_per_s / shared.gpus}
         for term, charge in charges.items():
             k = TERMS.index(term)
             arrays.terms[i, k] -= charge

@@ -18,44 +18,29 @@ from __future__ import annotations
 
 from typing import Any
 
+from pecgym.costs import energy_joules
+from pecgym.engine.activity import work_until_now
 from pecgym.engine.compiled import rule
-from pecgym.engine.state import (
-    DECODE_STALLED,
-    LATE_S,
-    MISSED,
-    NEVER_PS,
-    OPEN_LONGS_S,
-    PREFILL_STALLED,
-    RUNNING,
-    SECONDS_PER_PS,
-    SERVING,
-    WAITING_S,
-    State,
-)
+from pecgym.engine.state import LATE_S, MISSED, OPEN_LONGS_S, SECONDS_PER_PS, WAITING_S, State
 from pecgym.units import J_PER_KWH
 
 DELAY, LONG, TAIL, SLO, ENERGY, MONEY = range(6)
 
 
+_work_until_now = rule(work_until_now)
+_energy_joules = rule(energy_joules)
+
+
 @rule
-def busy_s(state: State) -> float:
-    """Seconds that all replicas together have spent in iterations up to now; of a long that stops, until it does."""
-    now_ps = state.cluster[0].now_ps
-    total_s = 0.0
+def _work_s(state: State) -> tuple[float, float]:
+    """Seconds that all replicas together have been busy up to now, and of these in iterations with prompt tokens."""
+    busy_s = 0.0
+    prefill_s = 0.0
     for r in range(len(state.replicas)):
-        replica = state.replicas[r]
-        total_s += replica.busy_ps * SECONDS_PER_PS
-        until_ps = now_ps
-        if replica.status == SERVING:
-            if state.event_ps[replica.lead] == NEVER_PS:
-                continue  # what ends at this moment has been counted
-            group = state.groups[replica.lead]
-            if group.phase == PREFILL_STALLED or group.phase == DECODE_STALLED:
-                until_ps = min(now_ps, group.stop_ps)
-        elif replica.status != RUNNING:
-            continue
-        total_s += max(until_ps - replica.started_ps, 0) * SECONDS_PER_PS
-    return total_s
+        busy_ps, prefill_ps = _work_until_now(state, r)
+        busy_s += busy_ps * SECONDS_PER_PS
+        prefill_s += prefill_ps * SECONDS_PER_PS
+    return busy_s, prefill_s
 
 
 @rule
@@ -66,7 +51,7 @@ def start_account(c: Any, i: int, state: State) -> None:
     copy.long_s = state.sums[OPEN_LONGS_S]
     copy.late_s = state.sums[LATE_S]
     copy.missed = state.sums[MISSED]
-    copy.busy_s = busy_s(state)
+    copy.busy_s, copy.prefill_s = _work_s(state)
     copy.last_ps = state.cluster[0].now_ps
 
 
@@ -82,9 +67,16 @@ def settle_account(c: Any, i: int, state: State) -> None:
     terms[LONG] = copy.long_s - state.sums[OPEN_LONGS_S]
     terms[TAIL] = copy.late_s - state.sums[LATE_S]
     terms[SLO] = copy.missed - state.sums[MISSED]
-    busy_gpu_s = (busy_s(state) - copy.busy_s) * shared.gpus_per_replica
-    extra_w = shared.busy_w - shared.idle_w
-    terms[ENERGY] = -(busy_gpu_s * extra_w + elapsed_s * shared.gpus * shared.idle_w) / J_PER_KWH
+    busy_s, prefill_s = _work_s(state)
+    joules = _energy_joules(
+        elapsed_s * shared.gpus,
+        (busy_s - copy.busy_s) * shared.gpus_per_replica,
+        (prefill_s - copy.prefill_s) * shared.gpus_per_replica,
+        shared.idle_w,
+        shared.decode_w,
+        shared.prefill_w,
+    )
+    terms[ENERGY] = -joules / J_PER_KWH
     terms[MONEY] = -elapsed_s * shared.usd_per_s
     reward = 0.0
     for k in range(len(terms)):

@@ -2,7 +2,7 @@
 
 Every request that is unfinished is charged with the rest of its work as if it were served alone, in the costliest way
 that could be chosen: a short without the company of a batch, a long on the group and with the strategy that take most
-GPU time. Energy is charged at the power of busy GPUs, money for those GPUs.
+GPU time. Energy is charged at the power of prefills (of decodes, if they draw more), money for those GPUs.
 """
 
 from __future__ import annotations

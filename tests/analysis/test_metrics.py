@@ -16,8 +16,10 @@ FACTS = RunFacts(
     gpus_per_replica=2,
     end_s=100.0,
     busy_s=np.array([30.0, 10.0]),
+    prefill_s=np.array([6.0, 10.0]),
     idle_w=50.0,
-    busy_w=400.0,
+    decode_w=300.0,
+    prefill_w=400.0,
     price_per_gpu_hour_usd=3.6,
     wall_s=0.5,
 )
@@ -65,8 +67,11 @@ def test_idle_rate_energy_and_money_count_every_gpu_until_the_makespan() -> None
     assert idle_rate(FINISHED) == pytest.approx(1 - 40 / (2 * 40))
     assert row["gpu_hours"] == pytest.approx(4 * 40 / 3600)
     assert row["cost_usd"] == pytest.approx(4 * 40 / 3600 * 3.6)
-    busy_gpu_s, idle_gpu_s = 2 * 40, 4 * 40 - 2 * 40
-    assert row["energy_kwh"] == pytest.approx((busy_gpu_s * 400 + idle_gpu_s * 50) / 3.6e6)
+    prefill_gpu_s, decode_gpu_s, idle_gpu_s = 2 * 16, 2 * 24, 4 * 40 - 2 * 40
+    joules = prefill_gpu_s * 400 + decode_gpu_s * 300 + idle_gpu_s * 50
+    assert row["energy_kwh"] == pytest.approx(joules / 3.6e6)
+    assert row["energy_per_request_j"] * row["n_finished"] == pytest.approx(joules)
+    assert row["energy_per_output_token_j"] * 44 == pytest.approx(joules)
 
 
 def test_row_separates_shorts_and_longs() -> None:
@@ -128,9 +133,12 @@ def test_values_that_do_not_apply_are_none() -> None:
     row = make_log([(0.0, 0.0, 0.0, 1.0, 1.0)], [1], [False]).metrics()
     assert row["long_queueing_delay_p50_s"] is None
     assert row["starved_fraction"] is None
+    assert row["energy_per_output_token_j"] > 0
     assert row["tpot_mean_s"] is None
     empty = make_log([], [], []).metrics()
     assert empty["n_requests"] == 0
+    assert empty["energy_per_request_j"] is None
+    assert empty["energy_per_output_token_j"] is None
     assert empty["all_queueing_delay_p99_s"] is None
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pecgym.costs import find_profile, load_model, load_profile, profile_name, profile_names
-from pecgym.costs.calibration import AIC_PROFILES, aic_profile
+from pecgym.costs import find_profile, load_gpu, load_model, load_profile, profile_name, profile_names
+from pecgym.costs.aic import aic_samples
+from pecgym.costs.calibration import AIC_PROFILES, aic_profile, block_capacity_tokens
+from pecgym.costs.fit import fit_samples, predict_ms
 from pecgym.costs.profile import profile_of
+from pecgym.costs.samples import PHASES
 from pecgym.errors import ProfileError
 
 pytest.importorskip("scipy")
@@ -24,7 +28,7 @@ assert _spec.loader is not None
 calibrate = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(calibrate)
 
-EXAMPLE = Path(__file__).parent / "example_points.csv"
+EXAMPLE = REPOSITORY / "examples" / "step_times.csv"
 FOR_LLAMA = ["--model", "llama-3.1-8b", "--gpu", "a100-80gb", "--tp", "1", "--engine", "vllm 0.11.0"]
 
 
@@ -106,9 +110,84 @@ def test_a_csv_becomes_a_profile_with_a_plot(tmp_path, capsys):
     profile = load_profile(out)
     assert profile.engine == "vllm 0.11.0"
     assert profile.kv_capacity_tokens == 430_000
-    assert profile.fit["decode"].mean_percent < 5
+    assert all(error.held_out_mean_percent < 5 for error in profile.fit.values())
+    assert (profile.prefill_w, profile.decode_w) == (pytest.approx(385, rel=0.02), pytest.approx(290, rel=0.02))
+    assert profile.idle_w == load_gpu("a100-80gb").idle_w
+    assert profile.power_source.startswith("prefill_w, decode_w: measured")
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "held out" in capsys.readouterr().out
+
+
+def test_watts_of_a_csv_are_found_again_and_its_energy_is_exact(tmp_path):
+    """Each kind of iteration with watts of its own, and one that differs."""
+    rows = list(csv.DictReader(EXAMPLE.read_text(encoding="utf-8").splitlines()))
+    for row in rows:
+        row["power_w"] = "391.5" if int(row["prefill_tokens"]) else "277.25"
+    rows[0]["power_w"] = "300"
+    path, out = tmp_path / "steps.csv", tmp_path / "mine.yaml"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    assert calibrate.main(["--csv", str(path), *FOR_LLAMA, "--out", str(out)]) == 0
+    profile = load_profile(out)
+    assert profile.decode_w == pytest.approx(277.25, abs=0.051)
+    with_prompts = [row for row in rows if int(row["prefill_tokens"])]
+    joules = sum(float(row["power_w"]) * float(row["time_ms"]) for row in with_prompts)
+    assert profile.prefill_w * sum(float(row["time_ms"]) for row in with_prompts) == pytest.approx(joules, rel=2e-4)
+    assert 300 < profile.prefill_w < 391.5
+
+
+def test_without_watts_the_profile_has_those_of_the_gpu(tmp_path, capsys):
+    rows = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    path, out = tmp_path / "steps.csv", tmp_path / "mine.yaml"
+    path.write_text("\n".join(row.rpartition(",")[0] for row in rows), encoding="utf-8")
+    assert calibrate.main(["--csv", str(path), *FOR_LLAMA, "--out", str(out)]) == 0
+    profile, gpu = load_profile(out), load_gpu("a100-80gb")
+    for key in ("idle_w", "decode_w", "prefill_w", "power_source"):
+        assert getattr(profile, key) == getattr(gpu, key)
+    assert "no column power_w" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ((",388.1\n", ",\n"), "row 2: column power_w is ''; expected watts of one GPU >= 0"),
+        ((",388.1\n", ",-1\n"), "row 2: column power_w is '-1'"),
+        ((",388.1\n", ",nan\n"), "row 2: column power_w is 'nan'"),
+        (("power_w", "watts"), "row 1: unknown column watts; valid are"),
+    ],
+)
+def test_bad_watts_are_refused_with_row_and_column(tmp_path, capsys, change, message):
+    path = tmp_path / "steps.csv"
+    path.write_text(EXAMPLE.read_text(encoding="utf-8").replace(*change), encoding="utf-8")
+    assert calibrate.main(["--csv", str(path), *FOR_LLAMA]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_iterations_of_one_kind_alone_are_refused(tmp_path, capsys):
+    """With watts too, which need both kinds."""
+    header, *rows = EXAMPLE.read_text(encoding="utf-8").splitlines()
+    path = tmp_path / "steps.csv"
+    path.write_text("\n".join([header, *(row for row in rows if row.split(",")[4] == "0")]), encoding="utf-8")
+    assert calibrate.main(["--csv", str(path), *FOR_LLAMA]) == 2
+    assert "no sample has decodes" in capsys.readouterr().err
+
+
+def test_a_hundred_and_twenty_points_are_enough():
+    """As the page says: a fit to some of AIConfigurator's samples, with noise, is good for all the others."""
+    pytest.importorskip("aiconfigurator_core")
+    model, gpu = load_model("llama-3.1-8b"), load_gpu("a100-80gb")
+    samples, _ = aic_samples(model, gpu.name, 1, block_capacity_tokens(model, gpu, 1))
+    random = np.random.default_rng(3)
+    chosen = np.zeros(len(samples), bool)
+    for phase, count in zip(PHASES, (36, 12, 36, 36), strict=True):
+        chosen[random.choice(np.flatnonzero(samples.phase == phase), count, replace=False)] = True
+    noisy = replace(samples[chosen], time_ms=samples[chosen].time_ms * np.exp(random.normal(0, 0.02, 120)))
+    others = samples[~chosen]
+    error = np.abs(predict_ms(fit_samples(noisy).coefficients, others) / others.time_ms - 1)
+    assert error.mean() < 0.03
+    assert np.percentile(error, 90) < 0.06
 
 
 @pytest.mark.parametrize(

@@ -206,3 +206,13 @@ def test_a_mapping_to_unknown_names_is_refused(tmp_path):
         read_points_csv(path, {"time_ms": "ms"})
     with pytest.raises(ProfileError, match="cannot be read"):
         read_points_csv(tmp_path / "none.csv")
+
+
+def test_longer_prompts_go_on_with_a_slope_of_many_tokens():
+    """The largest samples are 4,096 tokens and one decode more: what lies between them says nothing of 8,192 tokens."""
+    points = [iteration_point([(c, 0)], [], 10.0 + c / 10) for c in (*range(1, 60), *range(64, 4097, 64))]
+    points += [iteration_point([(4096, 0)], [8], 425.0), *(iteration_point([], [64] * n, 10.0) for n in range(1, 9))]
+    found = fit_samples(Samples.of(points)).coefficients
+    assert found.g_tokens[-1] - found.g_tokens[-2] > 1
+    longer = Samples.of([iteration_point([(8192, 0)], [], 829.2)])
+    assert predict_ms(found, longer)[0] == pytest.approx(829.2, rel=0.05)

@@ -19,7 +19,7 @@ def test_replicas_that_500k_tokens_need_are_those_of_pecsched(name, replicas):
 
 
 def test_capacity_is_what_vllm_reports_for_llama_3_8b_on_an_a6000():
-    a6000 = GpuSpec("a6000", 49_140 * 2**20, 56.0, 20.0, 300.0, 0.0, ["vllm-project/vllm pull request 4454"])
+    a6000 = GpuSpec("a6000", 49_140 * 2**20, 56.0, 20.0, 300.0, 300.0, "", 0.0, ["vllm-project/vllm pull request 4454"])
     assert kv_capacity_tokens(load_model("llama-3.1-8b"), a6000, 1) == pytest.approx(13_248 * 16, rel=0.002)
 
 

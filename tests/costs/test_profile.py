@@ -87,7 +87,8 @@ def test_shipped_profiles_are_rounded_within_their_bound_and_consistent_with_the
     if p.model != "any":
         model, gpu = load_model(p.model), load_gpu(p.gpu)
         assert p.kv_bytes_per_token == model.kv_bytes_per_token
-        assert (p.idle_w, p.busy_w) == (gpu.idle_w, gpu.busy_w)
+        for key in ("idle_w", "decode_w", "prefill_w", "power_source"):
+            assert getattr(p, key) == getattr(gpu, key)
         assert p.kv_capacity_tokens % p.block_tokens == 0
 
 
@@ -179,7 +180,9 @@ def test_a_missing_profile_says_what_exists_and_how_to_make_one():
         ),
         ("fit: {}", "fit: {prefill: {points: 1}}", "missing keys fit.prefill.held_out_mean_percent"),
         ("tp: 1", "tp: 0", "tp is 0"),
-        ("idle_w: 60.0", "idle_w: 600.0", "need 0 <= idle_w <= busy_w"),
+        ("idle_w: 80.0", "idle_w: 300.0", "need 0 <= idle_w <= decode_w"),
+        ("prefill_w: 400.0", "prefill_w: 79.0", "need 0 <= idle_w <= prefill_w"),
+        ("decode_w: 294.0", "busy_w: 294.0", "unknown key 'busy_w'"),
     ],
 )
 def test_a_bad_profile_is_refused_with_file_and_key(tmp_path, old, new, message):

@@ -16,7 +16,9 @@ name: mine
 memory_bytes: 1000
 nvlink_one_way_gb_per_s: 1.0
 idle_w: 1.0
-busy_w: 2.0
+decode_w: 2.0
+prefill_w: 3.0
+power_source: of a test
 price_per_hour_usd: 0.0
 sources: []
 """
@@ -84,8 +86,8 @@ def test_a_file_of_the_user_loads(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("busy_w: 2.0", "busy_w: 2.0\nbusyw: 3.0"), "unknown key 'busyw'; valid keys here: name, memory_bytes"),
-        (("busy_w: 2.0\n", ""), "missing key busy_w"),
+        (("decode_w: 2.0", "decode_w: 2.0\nbusy_w: 3.0"), "unknown key 'busy_w'; valid keys here: name, memory_bytes"),
+        (("decode_w: 2.0\n", ""), "missing key decode_w"),
         (("memory_bytes: 1000", "memory_bytes: lots"), "'memory_bytes' has a value of the wrong type"),
         (("memory_bytes: 1000", "memory_bytes: 1000.5"), "'memory_bytes' has a value of the wrong type"),
         (("memory_bytes: 1000", "memory_bytes: '1000'"), "'memory_bytes' has the value '1000' where a number belongs"),
@@ -93,7 +95,9 @@ def test_a_file_of_the_user_loads(tmp_path):
         (("name: mine", "name: 5"), "'name' has the value 5 where text belongs"),
         (("memory_bytes: 1000", "memory_bytes: 0"), "'memory_bytes' is 0; it must be a finite number > 0"),
         (("idle_w: 1.0", "idle_w: .nan"), "'idle_w' is nan"),
-        (("busy_w: 2.0", "busy_w: 0.5"), "below idle_w"),
+        (("decode_w: 2.0", "decode_w: 0.5"), "decode_w (0.5) is below idle_w"),
+        (("prefill_w: 3.0", "prefill_w: 0.5"), "prefill_w (0.5) is below idle_w"),
+        (("power_source: of a test\n", ""), "missing key power_source"),
         (("sources: []", "sources: none"), "'sources'"),
         (("name: mine", "name: mine\nname: yours"), "duplicate key"),
         (("name: mine", "name: [mine"), "not readable as YAML"),

@@ -22,10 +22,15 @@ from pecgym.engine.state import (
     N_CLASSES,
     NEVER_PS,
     NONE,
+    PREFILL,
     PREFILL_STALLED,
     PUSHED,
     RUNNING,
     SERVING,
+    SLICE_COLOCATED,
+    SLICE_LONG_PREFILL,
+    SLICE_MIXED,
+    SLICE_PREFILL,
     SWAPPED,
     State,
 )
@@ -86,7 +91,9 @@ class Checker:
         self.points = 0
         self.now_ps = 0
         self.busy_ps = np.zeros(n, np.int64)
+        self.prefill_ps = np.zeros(n, np.int64)
         self.idle_ps = np.zeros(n, np.int64)
+        self.with_prompts = np.zeros(n, bool)
         self.works_until_ps = np.zeros(n, np.int64)
         self.decode_steps = np.zeros(n, np.int64)
         self.decoding_rows: list[list[int]] = [[] for _ in range(n)]
@@ -159,9 +166,11 @@ class Checker:
         self.points += 1
         busy_ps = np.clip(self.works_until_ps - self.now_ps, 0, passed)
         self.busy_ps += busy_ps
+        self.prefill_ps += busy_ps * self.with_prompts
         self.idle_ps += passed - busy_ps
         self.now_ps = now_ps
         assert_equal(self.simulator.busy_ps(), self.busy_ps)
+        assert_equal(self.simulator.prefill_ps(), self.prefill_ps)
         assert np.all(self.busy_ps + self.idle_ps == now_ps)
 
     def check_nobody_lost(self, state: State) -> None:
@@ -370,7 +379,10 @@ class Checker:
             group = self.group_of(r)
             if replica.status == SERVING and group.phase in (PREFILL_STALLED, DECODE_STALLED):
                 self.works_until_ps[r] = group.stop_ps
+            if replica.status == SERVING and group.phase in (PREFILL, PREFILL_STALLED):
+                self.with_prompts[r] = True
             if self.runs_batch(r) and replica.started_ps == self.now_ps:
+                self.with_prompts[r] = bool(np.any(self.requests.chunk_tokens[prefills] > 0))
                 for slot in prefills:
                     row = int(self.requests.row[slot])
                     self.computed[row] += int(self.requests.chunk_tokens[slot])
@@ -402,10 +414,16 @@ class Checker:
         self.check_timeline()
 
     def check_timeline(self) -> None:
-        """The slices of a replica never overlap, and they add up to the time that it was busy."""
+        """The slices of a replica never overlap, and they add up to the time that it was busy, by kind: only those of
+        shorts beside a long's decode do not say whether they have prompt tokens."""
         slices = columns(self.simulator.timeline())
         for r in range(self.case.n_replicas):
             start_ps, end_ps = slices.start_ps[slices.replica == r], slices.end_ps[slices.replica == r]
             assert np.all(start_ps < end_ps)
             assert np.all(end_ps[:-1] <= start_ps[1:])
             assert np.sum(end_ps - start_ps) == self.busy_ps[r]
+            kind = slices.kind[slices.replica == r]
+            prompts = np.isin(kind, (SLICE_PREFILL, SLICE_MIXED, SLICE_LONG_PREFILL))
+            certain_ps = np.sum((end_ps - start_ps)[prompts])
+            possible_ps = certain_ps + np.sum((end_ps - start_ps)[kind == SLICE_COLOCATED])
+            assert certain_ps <= self.prefill_ps[r] <= possible_ps

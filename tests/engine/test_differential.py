@@ -46,6 +46,8 @@ def assert_equal_results(case: Case, fast: Simulator, naive: NaiveCluster) -> An
     for ours, theirs in FIELDS.items():
         np.testing.assert_array_equal(log[ours], [getattr(q, theirs) for q in expected], err_msg=ours)
     np.testing.assert_array_equal(fast.state.replicas.busy_ps, [r.busy for r in naive.replicas], err_msg="busy")
+    prefill_ps = [r.prefill_busy for r in naive.replicas]
+    np.testing.assert_array_equal(fast.state.replicas.prefill_ps, prefill_ps, err_msg="with prompt tokens")
     np.testing.assert_array_equal(fast.state.replicas.iterations, [r.iterations for r in naive.replicas])
     workload = case.workload
     assert len(log) == len(getattr(workload, "lengths", workload))

@@ -23,12 +23,14 @@ def charged(log: RequestLog, reward: RewardConfig) -> dict[str, float]:
     missed = (np.minimum(answered, np.nextafter(end_s, math.inf)) - arrival)[short] > reward.slo_ttft_s
     missed &= (end_s - arrival)[short] > reward.slo_ttft_s
     busy_gpu_s = float(np.sum(facts.busy_s)) * facts.gpus_per_replica
-    idle_gpu_s = end_s * facts.gpus - busy_gpu_s
+    prefill_gpu_s = float(np.sum(facts.prefill_s)) * facts.gpus_per_replica
+    idle_gpu_s, decode_gpu_s = end_s * facts.gpus - busy_gpu_s, busy_gpu_s - prefill_gpu_s
+    joules = prefill_gpu_s * facts.prefill_w + decode_gpu_s * facts.decode_w + idle_gpu_s * facts.idle_w
     return {
         "delay": float(waits.sum()),
         "long": float((finish - arrival)[long].sum()),
         "tail": float(np.maximum(waits - reward.tail_s, 0).sum()),
         "slo": float(missed.sum()),
-        "energy": (busy_gpu_s * facts.busy_w + idle_gpu_s * facts.idle_w) / 3.6e6,
+        "energy": joules / 3.6e6,
         "money": end_s * facts.gpus * facts.price_per_gpu_hour_usd / 3600,
     }

@@ -49,7 +49,7 @@ def check_against_log(env: ClusterEnv, steps: list[tuple[Any, ...]], before: dic
     if steps[-1][3]:
         facts = env.log().facts
         gpu_s = unserved_replica_s(env._copies.cluster, env.simulator) * facts.gpus_per_replica
-        amounts["energy"] += gpu_s * facts.busy_w / 3.6e6
+        amounts["energy"] += gpu_s * max(facts.prefill_w, facts.decode_w) / 3.6e6
         amounts["money"] += gpu_s * facts.price_per_gpu_hour_usd / 3600
     for term in TERMS:
         assert found[term] == pytest.approx(before[term] - amounts[term], rel=1e-9, abs=1e-7), term

@@ -48,6 +48,8 @@ KEYS = [
     "starved_fraction",
     "gpu_hours",
     "energy_kwh",
+    "energy_per_request_j",
+    "energy_per_output_token_j",
     "engine_wall_s",
 ]
 

@@ -32,6 +32,7 @@ COLUMNS: tuple[tuple[str, str, str, int], ...] = (
     ("GPU-hours", "h", "gpu_hours", -1),
     ("cost", "USD", "cost_usd", -1),
     ("energy", "kWh", "energy_kwh", -1),
+    ("energy a request", "J", "energy_per_request_j", -1),
 )
 _SCALE = {"ms": 1000.0, "%": 100.0}
 
