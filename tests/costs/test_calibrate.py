@@ -52,9 +52,9 @@ def test_shipped_profiles_are_what_the_script_makes(model, gpu, tp):
 def test_prediction_is_close_to_its_source_where_the_source_is_not_a_sample():
     """Prompts, contexts and batches that the grids do not contain."""
     pytest.importorskip("aiconfigurator_core")
-    from pecgym.costs.aic import AicSteps
+    from pecgym.costs.aic import steps_of_model
 
-    steps = AicSteps(load_model("yi-34b"), "a100-80gb", 4)
+    steps = steps_of_model(load_model("yi-34b"), "a100-80gb", 4)
     profile = find_profile("yi-34b", "a100-80gb", 4)
     errors = [profile.prefill_ps(c) / 1e9 / steps.prefill_ms(1, c, 0) - 1 for c in (333, 1234, 5678, 23_456, 98_765)]
     errors += [
