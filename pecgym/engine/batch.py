@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pecgym.engine.arrivals import next_user_request
 from pecgym.engine.batch_decisions import admit_chosen, asks_who_joins, chosen_victim
+from pecgym.engine.batch_waiting import begin_or_hold_back
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.integrals import note_short_answered
 from pecgym.engine.iteration import advance_decodes, iteration_start_ps, run_ps, start_run
@@ -113,6 +114,7 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
         replica.evictions_before = replica.evictions
         replica.with_decodes = 0
         replica.with_prefills = 0
+        replica.holding_back = 0
         replica.left_tokens = 0
         replica.seen_ps = state.cluster[0].now_ps
         if colocated == 0:
@@ -131,6 +133,8 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
             if mixing:
                 budget -= replica.n_decodes
             outcome = _schedule_prefills(state, r, budget, colocated)
+            if outcome == DONE and settings.batch_wait_iterations > 0:
+                begin_or_hold_back(state, r, colocated)
         if outcome != DONE:
             return outcome, False
         replica.composing += 1
@@ -360,6 +364,7 @@ def end_run(state: State, r: int) -> None:
     note_slice(state, r, kind, replica.started_ps, state.cluster[0].now_ps, NONE)
     replica.busy_ps += run_ps(replica, steps)
     replica.iterations += steps
+    replica.held_back += steps * replica.holding_back
     end_batch(state, r, steps)
 
 
