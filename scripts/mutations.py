@@ -66,6 +66,23 @@ MUTATIONS = (
         "    while run_ps(replica, k) > elapsed_ps:\n        k -= 1\n",
         "",
     ),
+    Mutation(
+        "held-back-for-one-iteration-too-many",
+        "batch_waiting.py",
+        "replica.held_back < settings.batch_wait_iterations",
+        "replica.held_back <= settings.batch_wait_iterations",
+    ),
+    Mutation(
+        "run-past-the-end-of-waiting", "iteration.py", "        if replica.holding_back == 1:\n", "        if False:\n"
+    ),
+    Mutation(
+        "held-back-counted-once-in-a-run",
+        "batch.py",
+        "replica.held_back += steps * replica.holding_back",
+        "replica.held_back += replica.holding_back",
+    ),
+    Mutation("waiting-counts-no-decodes", "batch_waiting.py", "    tokens = replica.n_decodes\n", "    tokens = 0\n"),
+    Mutation("held-back-beside-a-long", "batch_waiting.py", "    if colocated == 0 and ", "    if "),
     Mutation("steady-ignored", "iteration.py", "replica.with_prefills == 0 and steady:", "replica.with_prefills == 0:"),
     Mutation(
         "attention-rounded-up",
@@ -106,8 +123,8 @@ MUTATIONS = (
     Mutation(
         "swapped-head-overtaken",
         "memory.py",
-        "    if share == 0 or request.swapped != 0 or not fits(state, r, slot, steps_ahead):\n",
-        "    if share == 0 or not fits(state, r, slot, steps_ahead):\n",
+        "    if share == 0 or request.swapped != 0 or not is_seen(",
+        "    if share == 0 or not is_seen(",
     ),
     Mutation(
         "swap-in-takes-no-time",
@@ -159,7 +176,7 @@ MUTATIONS = (
         "    runs_beside = preempt and fits(state, r, state.replicas[r].queue, 1)\n",
         "    runs_beside = preempt\n",
     ),
-    Mutation("newcomer-does-not-cut-a-long-decode", "groups.py", "        cut_run(state, lead)\n", ""),
+    Mutation("newcomer-does-not-cut-a-long-decode", "groups.py", "        cut_run(state, lead, NONE)\n", ""),
     Mutation(
         "share-held-by-the-lead-only",
         "groups.py",

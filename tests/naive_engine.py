@@ -322,12 +322,36 @@ class NaiveCluster(Groups):
             replica.with_decodes = bool(replica.decodes)
             if mixing or not replica.with_decodes:
                 self.schedule_prefills(replica, settings.max_batch_tokens - len(replica.decodes), 1, colocated)
+                if replica.chunks and replica.with_decodes and not colocated:
+                    self.wait_for_more(replica)
         else:
             budget = settings.max_batch_tokens - (len(replica.decodes) if mixing else 0)
             self.schedule_prefills(replica, budget, 0, colocated)
             if mixing or not replica.chunks:
                 self.make_room_for_decodes(replica)
                 replica.with_decodes = bool(replica.decodes)
+        self.note_start(replica)
+
+    def note_start(self, replica: Replica) -> None:
+        for request in replica.chunks:
+            if request.start < 0:
+                request.start = self.now
+
+    def wait_for_more(self, replica: Replica) -> None:
+        """Batch waiting: beside decodes no prompt gets tokens until the iteration would have a share of the budget, or
+        until prompts were held back in so many iterations since some last joined decodes (those that run alone do not
+        count as that, nor do iterations beside a long, where none wait). Who is held back has been admitted: its memory
+        and its slot are its own, and it may be evicted. What was evicted and is computed again is a prompt like any
+        other; a KV cache that comes back from host memory, or from another replica, needs no prompt tokens and does
+        not wait."""
+        settings = self.settings
+        tokens = sum(replica.chunks.values()) + len(replica.decodes)
+        enough = tokens >= settings.batch_wait_ratio * settings.max_batch_tokens
+        if enough or replica.held_back >= settings.batch_wait_iterations:
+            replica.held_back = 0
+        else:
+            replica.held_back += 1
+            replica.chunks = {}
 
     def seen_until(self, replica: Replica) -> int:
         """Asynchronous scheduling composes a batch while the one before it runs, from what was known when that began;
@@ -387,8 +411,6 @@ class NaiveCluster(Groups):
         self.set_aside(replica, request, self.tokens_to_reserve(replica, request))
         request.leave_at = request.output
         replica.prefills.append(request)
-        if request.start < 0:
-            request.start = self.now
 
     def set_aside(self, replica: Replica, request: Request, tokens: int) -> None:
         replica.admissions += 1
@@ -477,6 +499,7 @@ class NaiveCluster(Groups):
             request.leave_at = longest
             self.set_aside(replica, request, request.input + longest - 1)
             replica.chunks[request] = request.input
+        self.note_start(replica)
         return True
 
     # -- after an iteration -----------------------------------------------------------------------------------------

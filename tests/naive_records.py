@@ -61,6 +61,7 @@ class Replica:
     seen_until: int = 0  # who was placed after that is not known to the batch that is being composed
     chunks: dict[Request, int] = field(default_factory=dict)  # prompt tokens in the running iteration
     with_decodes: bool = False
+    held_back: int = 0  # iterations in which prompts were held back since some last joined decodes
     gathering_until: int | None = None  # static batching
     swapped_tokens: int = 0  # moved to or from host memory for the iteration being composed
     admissions: int = 0

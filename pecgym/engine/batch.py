@@ -5,6 +5,7 @@ from __future__ import annotations
 from pecgym.engine.activity import note_work
 from pecgym.engine.arrivals import next_user_request
 from pecgym.engine.batch_decisions import admit_chosen, asks_who_joins, chosen_victim
+from pecgym.engine.batch_waiting import begin_or_hold_back
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.integrals import note_short_answered
 from pecgym.engine.iteration import advance_decodes, iteration_start_ps, run_ps, start_run
@@ -114,6 +115,7 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
         replica.evictions_before = replica.evictions
         replica.with_decodes = 0
         replica.with_prefills = 0
+        replica.holding_back = 0
         replica.left_tokens = 0
         replica.seen_ps = state.cluster[0].now_ps
         if colocated == 0:
@@ -132,6 +134,8 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
             if mixing:
                 budget -= replica.n_decodes
             outcome = _schedule_prefills(state, r, budget, colocated)
+            if outcome == DONE and settings.batch_wait_iterations > 0:
+                begin_or_hold_back(state, r, colocated)
         if outcome != DONE:
             return outcome, False
         replica.composing += 1
@@ -361,6 +365,7 @@ def end_run(state: State, r: int) -> None:
     note_slice(state, r, kind, replica.started_ps, state.cluster[0].now_ps, NONE)
     note_work(replica, run_ps(replica, steps), replica.with_prefills)
     replica.iterations += steps
+    replica.held_back += steps * replica.holding_back
     end_batch(state, r, steps)
 
 

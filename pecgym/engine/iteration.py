@@ -103,7 +103,8 @@ def batch_ps(state: State, r: int, long_decodes: int) -> int:
 
 @rule
 def start_run(state: State, r: int, swapped_tokens: int, steady: bool) -> None:
-    """Starts the batch that was composed: decodes alone run until one leaves or memory is full, else one iteration.
+    """Starts the batch that was composed: decodes alone run until one leaves, memory is full, or prompts beside them
+    have waited long enough; else one iteration.
 
     steady: False if somebody was evicted for this batch, so that the next boundary must look at the queue again.
     """
@@ -112,8 +113,10 @@ def start_run(state: State, r: int, swapped_tokens: int, steady: bool) -> None:
     replica.n_iterations = 1
     replica.slope_ps = 0
     if replica.with_decodes == 1 and replica.with_prefills == 0 and steady:
-        until_leave = state.decodes[r, 0].step - replica.decode_steps
-        replica.n_iterations = steps_before_overflow(state, r, until_leave)
+        longest = state.decodes[r, 0].step - replica.decode_steps
+        if replica.holding_back == 1:
+            longest = min(longest, state.settings[0].batch_wait_iterations - replica.held_back)
+        replica.n_iterations = steps_before_overflow(state, r, longest)
         replica.slope_ps = replica.n_decodes * state.costs[0].decode_kv_ps
     replica.first_extra_ps = swapped_tokens * state.settings[0].swap_ps_per_token
     replica.started_ps = state.cluster[0].now_ps

@@ -202,6 +202,14 @@ def admit(state: State, r: int, slot: int) -> None:
     reserve(state, r, slot, tokens_to_reserve(state, r, request))
     request.leave_tokens = request.output_tokens
     join_prefills(state, r, slot)
+    if state.settings[0].batch_wait_iterations == 0:
+        begin(state, slot)
+
+
+@rule
+def begin(state: State, slot: int) -> None:
+    """A short gets prompt tokens, or, as a rule, will in the iteration that is composed: it waits no longer."""
+    request = state.requests[slot]
     if request.start_ps == NONE:
         request.start_ps = state.cluster[0].now_ps
         note_short_starts(state, slot)

@@ -6,6 +6,7 @@ arXiv:2411.07447), show that the known engine schedulers are settings of one alg
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,10 @@ class EngineSettings:
         async_scheduling: True if a batch is composed while the one before it runs (vLLM's --async-scheduling, SGLang's
             overlap scheduler): it knows only of requests that were placed when that one began. A replica that stands
             idle, or has nobody left, composes at once.
+        batch_wait_iterations: beside decodes prompts are held back until the iteration would have
+            `batch_wait_ratio` x max_batch_tokens new tokens, in at most this many iterations since some last joined;
+            0: never (TensorRT-LLM's batch_wait_timeout_iters).
+        batch_wait_ratio: that share (TensorRT-LLM's batch_wait_max_tokens_ratio).
         step_overhead_us: time of every iteration on top of the profile's, microseconds: scheduling, input preparation,
             sampling, launching, detokenisation, where they do not overlap with the GPU's work.
         step_overhead_per_request_us: the same for each request in the iteration.
@@ -95,6 +100,8 @@ class EngineSettings:
     watermark: float = 0.01
     kv_capacity_tokens: int | None = None
     async_scheduling: bool = False
+    batch_wait_iterations: int = 0
+    batch_wait_ratio: float = 1.0
     step_overhead_us: float = 0.0
     step_overhead_per_request_us: float = 0.0
     prefill_overhead_us: float = 0.0
@@ -117,6 +124,15 @@ class EngineSettings:
             raise SpecError(f"engine.static_timeout_s={self.static_timeout_s}: must be 0 to {HORIZON_S:.0e} seconds")
         if not 0 <= self.chunk_tokens < _LARGEST:
             raise SpecError(f"engine.chunk_tokens={self.chunk_tokens}: must be 0 (whole prompts) or more")
+        if not 0 <= self.batch_wait_iterations < _LARGEST:
+            raise SpecError(
+                f"engine.batch_wait_iterations={self.batch_wait_iterations}: must be 0 (prompts join at once) or more"
+            )
+        if not 0 < self.batch_wait_ratio <= 1:
+            raise SpecError(
+                f"engine.batch_wait_ratio={self.batch_wait_ratio}: a share of max_batch_tokens, "
+                "0 < batch_wait_ratio <= 1; to wait for nobody leave batch_wait_iterations 0"
+            )
         for key in _OVERHEADS:
             if not 0 <= getattr(self, key) <= _LONGEST_OVERHEAD_US:
                 raise SpecError(
@@ -145,6 +161,24 @@ class EngineSettings:
             (
                 self.preemptive and self.async_scheduling,
                 "nobody is displaced for a request that is not known yet: async_scheduling=false",
+            ),
+            (
+                self.batch_wait_iterations > 0 and self.batching != "continuous",
+                "prompts wait for others only where requests join a running batch: batch_wait_iterations > 0 needs "
+                "batching=continuous",
+            ),
+            (
+                self.batch_wait_iterations > 0 and not (self.mixing and self.group_order == "decode_first"),
+                "prompts are held back while decodes run: batch_wait_iterations > 0 needs mixing=true and "
+                "group_order=decode_first",
+            ),
+            (
+                self.batch_wait_iterations > 0 and self.preemptive,
+                "nobody is displaced for a prompt that is held back: batch_wait_iterations > 0 needs preemptive=false",
+            ),
+            (
+                self.batch_wait_iterations == 0 and self.batch_wait_ratio != 1.0,
+                "batch_wait_ratio needs batch_wait_iterations > 0",
             ),
             (self.batching != "static" and self.static_timeout_s > 0, "static_timeout_s needs batching=static"),
         ):
@@ -193,6 +227,8 @@ class EngineSettings:
         record.mixing = self.mixing
         record.preemptive = self.preemptive
         record.async_scheduling = self.async_scheduling
+        record.batch_wait_iterations = self.batch_wait_iterations
+        record.batch_wait_tokens = math.ceil(self.batch_wait_ratio * self.max_batch_tokens)
         if self.swap_gb_per_s is not None:
             record.swap_ps_per_token = round(profile.kv_bytes_per_token / (self.swap_gb_per_s * 1e9) * PS_PER_S)
         record.block_tokens = self.block_tokens

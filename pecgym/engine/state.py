@@ -133,6 +133,8 @@ REPLICA = _layout(
     "n_iterations",  # its length
     "with_decodes",  # 1 if the decodes take part in it
     "with_prefills",  # 1 if prompt tokens are computed in it
+    "holding_back",  # 1 if prompts are held back in it
+    "held_back",  # iterations that ended in which they were, since some last joined decodes
     "first_extra_ps",  # time that only the first of them takes (swaps)
     "base_ps",  # duration of the first, without the extra
     "slope_ps",  # how much longer each next one is
@@ -232,6 +234,8 @@ SETTINGS = _layout(
     "queue_order",
     "preemptive",
     "async_scheduling",
+    "batch_wait_iterations",
+    "batch_wait_tokens",  # with so many new tokens an iteration waits for no more
     "block_tokens",
     "capacity_blocks",
     "watermark_blocks",

@@ -20,6 +20,7 @@ from pecgym.validation.client import RANGE_RATIO, Means, simulate
 from pecgym.validation.comparison import Bar, Row, Summary, summarize
 from pecgym.validation.deployments import KV_TYPES, Aic
 from pecgym.validation.effects import MOST_EVALUATIONS, NONE, Effects, fit_effects
+from pecgym.validation.known_settings import with_known_settings
 from pecgym.validation.runs import Deployment, Family, Run
 
 ENGINES = {"vllm": "vllm_v1_async", "sglang": "sglang", "trtllm": "trtllm"}
@@ -254,5 +255,6 @@ def _preset(name: str) -> EngineSettings:
 
 
 def engine_of(run: Run) -> EngineSettings:
-    """The preset of the run's engine, with a slot for each user."""
-    return _preset(ENGINES[run.deployment.family.engine]).with_changes(max_batch_requests=run.concurrency)
+    """The preset of the run's engine, with a slot for each user and what else is known of its settings."""
+    preset = _preset(ENGINES[run.deployment.family.engine])
+    return with_known_settings(preset.with_changes(max_batch_requests=run.concurrency), run)

@@ -169,6 +169,10 @@ def engines(draw: Any) -> EngineSettings:
     static = batching == "static"
     eviction = draw(st.sampled_from(["recompute", "swap"]))
     preemptive = order != "fcfs" and not static and draw(st.sampled_from([True, True, False]))
+    group_order = draw(st.sampled_from(["prefill_first", "decode_first"]))
+    mixing = not static and draw(st.booleans())
+    waits = batching == "continuous" and mixing and group_order == "decode_first" and not preemptive
+    wait_iterations = draw(st.sampled_from([0, 1, 2, 5, 40])) if waits else 0
     return EngineSettings(
         name="random",
         batching=batching,
@@ -176,8 +180,8 @@ def engines(draw: Any) -> EngineSettings:
         static_timeout_s=draw(st.sampled_from([0.0, 5e-10, 1e-8])) if static else 0.0,
         max_batch_requests=draw(st.sampled_from([1, 2, 5, 64])),
         max_batch_tokens=draw(st.sampled_from([1, 4, 20, 100, 16384])),
-        group_order=draw(st.sampled_from(["prefill_first", "decode_first"])),
-        mixing=not static and draw(st.booleans()),
+        group_order=group_order,
+        mixing=mixing,
         chunk_tokens=0 if static else draw(st.sampled_from([0, 0, 1, 7, 50])),
         reservation="peak" if static else draw(st.sampled_from(["prompt", "prompt", "peak", "history"])),
         victim=draw(st.sampled_from(["newest", "fewest_computed", "most_computed"])),
@@ -189,6 +193,8 @@ def engines(draw: Any) -> EngineSettings:
         watermark=draw(st.sampled_from([0.0, 0.01, 0.2])),
         kv_capacity_tokens=block * draw(st.sampled_from([5, 20, 60, 1000])),
         async_scheduling=not (static or preemptive) and draw(st.booleans()),
+        batch_wait_iterations=wait_iterations,
+        batch_wait_ratio=draw(st.sampled_from([0.01, 0.3, 0.9, 1.0])) if wait_iterations else 1.0,
         step_overhead_us=draw(st.sampled_from([0.0, 7e-6])),
         step_overhead_per_request_us=draw(st.sampled_from([0.0, 3e-6])),
         prefill_overhead_us=draw(st.sampled_from([0.0, 11e-6])),

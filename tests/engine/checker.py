@@ -22,6 +22,7 @@ from pecgym.engine.state import (
     N_CLASSES,
     NEVER_PS,
     NONE,
+    NOT_COMPOSING,
     PREFILL,
     PREFILL_STALLED,
     PUSHED,
@@ -329,7 +330,10 @@ class Checker:
         assert np.all((q.placed_ps <= q.start_ps) & (q.start_ps <= self.now_ps) | ~started)
         assert np.all((q.start_ps < q.first_token_ps) & (q.first_token_ps <= self.now_ps) | ~answered)
         assert np.all(answered == (q.emitted_tokens > 0))
-        assert np.all(prefills.start_ps != NONE)
+        held_back = prefills.start_ps == NONE
+        assert not np.any(held_back) or self.case.settings.batch_wait_iterations > 0
+        assert not np.any(prefills.chunk_tokens[held_back]) or replica.composing != NOT_COMPOSING
+        assert not np.any(prefills.computed_tokens[held_back])
 
     def check_trees(self, state: State) -> None:
         """The tournaments name the first of the least keys; the load is what the policy declared, in the row of the

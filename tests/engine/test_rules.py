@@ -397,6 +397,49 @@ def test_asynchronous_scheduling_does_not_delay_an_idle_replica() -> None:
     assert log.start_ps.tolist() == [0, 150, 1000]
 
 
+WAITING: dict[str, Any] = {"mixing": True, "group_order": "decode_first", "batch_wait_iterations": 3}
+
+
+def test_prompts_wait_beside_decodes_for_as_many_iterations() -> None:
+    """A's prompt ends at 150, its decodes take 110. B comes at 200 and could join at 260: it is held back in the
+    iterations from 260, 370 and 480, and its 5 tokens join at 590, until 590 + 100 + 60. C, which comes at 600, could
+    join at 750: it is held back as long, during the decodes of A and B of 120."""
+    log = serve([(0, 5, 20), (200, 5, 20), (600, 5, 1)], **WAITING)
+    assert log.start_ps.tolist() == [0, 590, 750 + 3 * 120]
+    assert log.first_token_ps.tolist() == [150, 750, 750 + 3 * 120 + 170]
+
+
+def test_prompts_join_with_those_that_make_enough_tokens() -> None:
+    """Half of 24 tokens are enough. B and a decode are 6: B is held back from 260 and 370; with C, which comes at 400,
+    they are 11: held back from 480; with D, which comes at 500, they are 12, which join at 590 until 590 + 220."""
+    requests = [(0, 5, 20), (200, 5, 1), (400, 5, 1), (500, 1, 1)]
+    waiting = {**WAITING, "batch_wait_iterations": 20, "max_batch_tokens": 24, "batch_wait_ratio": 0.5}
+    log = serve(requests, **waiting)
+    assert log.start_ps.tolist() == [0, 590, 590, 590]
+    assert log.first_token_ps.tolist() == [150, 810, 810, 810]
+    assert serve(requests[:3], **{**waiting, "batch_wait_ratio": 11 / 24}).start_ps.tolist() == [0, 480, 480]
+
+
+def test_prompts_do_not_wait_without_decodes() -> None:
+    """Nor is the count of iterations set back by those that ran alone: A's two decodes end at 370, when B, held back
+    from 260, begins alone. C comes during B's decode from 520 to 630 and is held back twice, from 630 and 740."""
+    log = serve([(0, 5, 3), (200, 5, 9), (600, 5, 1)], **WAITING)
+    assert log.start_ps.tolist() == [0, 370, 850]
+
+
+def test_whoever_is_held_back_has_its_memory_and_may_be_evicted() -> None:
+    """B, of 3 tokens, is admitted at 260 beside A's 7 of 10. A's next token takes B's memory at once, as the newest;
+    it cannot come back before A is gone."""
+    log = serve([(0, 5, 5), (200, 3, 1)], **WAITING, kv_capacity_tokens=10)
+    assert (log.evictions[1], log.recomputed_tokens[1], log.start_ps[1]) == (1, 0, 590)
+
+
+def test_with_asynchronous_scheduling_a_newcomer_waits_from_the_iteration_that_knows_it() -> None:
+    """B comes at 200, is known from 370, and is held back there, at 480 and at 590."""
+    log = serve([(0, 5, 20), (200, 5, 1)], **WAITING, async_scheduling=True)
+    assert log.start_ps.tolist() == [0, 700]
+
+
 def test_overhead_is_charged_in_every_iteration_and_for_every_request_in_it() -> None:
     """A prefill of 10 tokens takes 200 + 7 + 2 x 3 + 11, the decode after it 120 + 7 + 2 x 3."""
     overhead = {"step_overhead_us": 7e-6, "step_overhead_per_request_us": 3e-6, "prefill_overhead_us": 11e-6}

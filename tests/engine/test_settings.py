@@ -34,6 +34,8 @@ def test_the_presets_are_those_of_the_papers() -> None:
     assert load_engine("orca").reservation == "peak"
 
 
+WAITING: dict[str, Any] = {"batch_wait_iterations": 20, "mixing": True, "group_order": "decode_first"}
+
 BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"batching": "dynamic"}, "engine.batching='dynamic'", "choose one of continuous, static, none"),
     ({"group_order": "fcfs"}, "engine.group_order='fcfs'", "prefill_first, decode_first"),
@@ -55,6 +57,15 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"preemptive": True}, "preemptive=true", "queue_order=shortest"),
     ({"async_scheduling": True, "batching": "static"}, "static batches", "async_scheduling=false"),
     ({"async_scheduling": True, "preemptive": True, "queue_order": "shortest"}, "displaced", "async_scheduling=false"),
+    ({"batch_wait_iterations": -1}, "engine.batch_wait_iterations=-1", "must be 0 (prompts join at once) or more"),
+    ({**WAITING, "batch_wait_ratio": 0.0}, "engine.batch_wait_ratio=0.0", "0 < batch_wait_ratio <= 1"),
+    ({**WAITING, "batch_wait_ratio": float("nan")}, "engine.batch_wait_ratio=nan", "0 < batch_wait_ratio <= 1"),
+    ({"batch_wait_ratio": 0.5}, "batch_wait_ratio needs", "batch_wait_iterations > 0"),
+    ({**WAITING, "batching": "none"}, "batch_wait_iterations > 0", "batching=continuous"),
+    ({**WAITING, "batching": "static", "mixing": False}, "batch_wait_iterations > 0", "batching=continuous"),
+    ({**WAITING, "mixing": False}, "batch_wait_iterations > 0", "mixing=true"),
+    ({**WAITING, "group_order": "prefill_first"}, "batch_wait_iterations > 0", "group_order=decode_first"),
+    ({**WAITING, "preemptive": True, "queue_order": "shortest"}, "batch_wait_iterations > 0", "preemptive=false"),
     ({"step_overhead_us": -1.0}, "engine.step_overhead_us=-1.0", "must be 0 to"),
     ({"step_overhead_per_request_us": float("nan")}, "engine.step_overhead_per_request_us=nan", "must be 0 to"),
 ]
