@@ -431,7 +431,8 @@ def _somebody_preempts_decode(state: State, lead: int) -> bool:
 def _step_together(state: State, lead: int) -> None:
     """The next iterations of a sharded decode: every member reads its share and may run shorts beside it, the slowest
     decides, and the partial outputs are reduced. Without shorts they are one run, to the long's end; not from a step
-    that evicts somebody, whose swap only that one waits for, and who may leave room for another at the next."""
+    that moves a KV cache to or from host memory, which only that one waits for, or that evicts somebody, who may leave
+    room for another at the next."""
     group = state.groups[lead]
     settings = state.settings[0]
     now_ps = _serve(state, lead)
@@ -447,9 +448,11 @@ def _step_together(state: State, lead: int) -> None:
         swapped_before = replica.swapped_tokens
         evictions_before = replica.evictions
         choose_batch(state, r, 1)
-        time = batch_ps(state, r, 1) + (replica.swapped_tokens - swapped_before) * settings.swap_ps_per_token
-        slowest = max(slowest, time)
-        if replica.with_decodes == 1 or replica.with_prefills == 1 or replica.evictions > evictions_before:
+        swapped = replica.swapped_tokens - swapped_before
+        slowest = max(slowest, batch_ps(state, r, 1) + swapped * settings.swap_ps_per_token)
+        if replica.with_decodes == 1 or replica.with_prefills == 1:
+            alone = False
+        if swapped > 0 or replica.evictions > evictions_before:
             alone = False
         r = replica.next_member
     replica = state.replicas[lead]

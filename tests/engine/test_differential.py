@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from pecgym.engine import Simulator
-from tests.engine.cases import Case, cases
-from tests.engine.long_cases import cases_with_longs
+from pecgym import Trace
+from pecgym.engine import EngineSettings, LongRules, Simulator, Topology
+from tests.engine.cases import Case, cases, make_profile
+from tests.engine.long_cases import cases_with_longs, make_group_costs
 from tests.naive_engine import NaiveCluster
 
 FIELDS = {
@@ -77,4 +78,41 @@ def test_same_as_the_specification_with_longs_on_many_cases(case: Case) -> None:
 @settings(max_examples=20_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(cases(max_requests=120))
 def test_same_as_the_specification_on_many_cases(case: Case) -> None:
+    assert_same(case)
+
+
+def test_a_swap_beside_a_long_is_waited_for_once() -> None:
+    """A prompt that was swapped out comes back beside the decode of a long, and gets no tokens there: the first
+    iteration of that decode waits for it, not each of them."""
+    trace = Trace(
+        np.array([0, 4, 11, 21, 21, 33, 34, 45, 55]) * 1e-12,
+        np.array([10, 10, 2, 4, 8, 7, 9, 10, 11]),
+        np.array([22, 9, 3, 6, 7, 10, 10, 10, 4]),
+        is_long=np.array([True, False, False, False, True, False, False, False, False]),
+    )
+    engine = EngineSettings(
+        max_batch_requests=1,
+        max_batch_tokens=4,
+        chunk_tokens=1,
+        eviction="swap",
+        swap_gb_per_s=1e5,
+        queue_order="shortest",
+        preemptive=True,
+        block_tokens=1,
+        watermark=0.2,
+        kv_capacity_tokens=60,
+    )
+    case = Case(
+        n_replicas=2,
+        profile=make_profile(g_tokens=(1, 8, 64), g_ps=(1, 1, 101)),
+        settings=engine,
+        policy="pecsched",
+        workload=trace,
+        random_state=0,
+        rules=LongRules(
+            preemption=False, colocation_tokens=0, decode_replicas=1.0, switch_s=2e-11, push_visible_s=1e-12
+        ),
+        topology=Topology(replicas_per_node=1, layers=1),
+        group_costs=make_group_costs(7, np.tile([0, 9, 18], (4, 2, 1)), 0, 0),
+    )
     assert_same(case)
