@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pecgym.validation.comparison import Row
 
 BAND = 0.10
+WIDE = 300  # largest / smallest beyond which only powers of ten are labelled
 NAMES = {
     "ttft_ms": "TTFT, ms",
     "tpot_ms": "TPOT, ms",
@@ -60,7 +61,9 @@ def _frame(panel: Any, name: str, rows: Sequence[Row], reference: str) -> None:
     )
     panel.set_aspect("equal")
     for axis in (panel.xaxis, panel.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if ends[1] / ends[0] < WIDE else (1,)))
         axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.10g}"))
+        axis.set_minor_formatter(NullFormatter())
     panel.set_axisbelow(True)
     panel.grid(color="0.93")
     panel.legend(fontsize=7.5, loc="upper left", framealpha=0.9)

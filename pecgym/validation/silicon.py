@@ -21,10 +21,11 @@ from pecgym.validation.comparison import Bar, Row, Summary, summarize
 from pecgym.validation.deployments import KV_TYPES, Aic
 from pecgym.validation.effects import MOST_EVALUATIONS, NONE, Effects, fit_effects
 from pecgym.validation.known_settings import with_known_settings
-from pecgym.validation.runs import Deployment, Family, Run
+from pecgym.validation.runs import Family, Run
 
 ENGINES = {"vllm": "vllm_v1_async", "sglang": "sglang", "trtllm": "trtllm"}
 PLENTY_TOKENS = 2**36
+AIC_BUDGET_TOKENS = 8192  # prompt tokens per iteration for which AIConfigurator predicts; more make it no better
 # KV memory decides a run where, with all the memory in the world, its TTFT would be this much shorter.
 OVERFLOW_FACTOR = 1.5
 FEWEST_FITTED = 4
@@ -194,43 +195,35 @@ class Silicon:
         return self.simulate(run, setup, effects)
 
     def _known(self, runs: Sequence[Run]) -> tuple[list[Run], dict[str, int]]:
-        """The runs whose deployments AIConfigurator has times for, and why it has none for the others."""
-        reasons = {deployment: self._why_unknown(deployment) for deployment in {run.deployment for run in runs}}
-        left_out: dict[str, int] = {}
+        """The runs that AIConfigurator has times for and whose requests fit into the computed KV memory; and why the
+        others do not belong to them."""
+        known, left_out = [], dict[str, int]()
         for run in runs:
-            if reasons[run.deployment]:
-                left_out[reasons[run.deployment]] = left_out.get(reasons[run.deployment], 0) + 1
-        known = [run for run in runs if not reasons[run.deployment]]
+            reasons = [self._why_not(run, kv_type) for kv_type in KV_TYPES]
+            if "" in reasons:
+                known.append(run)
+            else:
+                left_out[reasons[-1]] = left_out.get(reasons[-1], 0) + 1
         if not known:
             raise ProfileError("; ".join(left_out))
         return known, left_out
 
-    def _why_unknown(self, deployment: Deployment) -> str:
-        reason = ""
-        for kv_type in KV_TYPES:
-            try:
-                self.aic.profile(deployment, kv_type)
-                return ""
-            except ProfileError as problem:
-                reason = str(problem)
-        return reason
+    def _why_not(self, run: Run, kv_type: str) -> str:
+        """Why a run cannot be simulated with that type of KV cache; empty if it can."""
+        try:
+            capacity = self.aic.profile(run.deployment, kv_type).kv_capacity_tokens
+        except ProfileError as problem:
+            return str(problem)
+        if run.input_tokens + run.output_tokens > capacity:
+            where = f"{run.deployment.family}, TP{run.deployment.tp}"
+            return f"{where}: a request of {run.input_tokens}/{run.output_tokens} tokens exceeds the computed KV memory"
+        return ""
 
     def _setups(self, runs: Sequence[Run]) -> list[Setup]:
-        """What may have been: KV types for which there are times of all deployments, and the clients' lengths."""
-        types = [
-            kv_type
-            for kv_type in KV_TYPES
-            if all(self._has(deployment, kv_type) for deployment in {run.deployment for run in runs})
-        ]
+        """What may have been: KV types with which all the runs are possible, and the clients' lengths."""
+        types = [kv_type for kv_type in KV_TYPES if not any(self._why_not(run, kv_type) for run in runs)]
         ratios = (RANGE_RATIO,) if all(run.of_inference_max for run in runs) else (RANGE_RATIO, 1.0)
         return [Setup(kv_type, ratio) for kv_type in types for ratio in ratios]
-
-    def _has(self, deployment: Deployment, kv_type: str) -> bool:
-        try:
-            self.aic.profile(deployment, kv_type)
-        except ProfileError:
-            return False
-        return True
 
     def _mean_error(self, runs: Sequence[Run], setup: Setup, effects: Effects) -> float:
         """Mean error of TTFT and TPOT over runs, those with too little KV memory included."""
@@ -243,7 +236,7 @@ class Silicon:
     def _result(self, run: Run, setup: Setup, effects: Effects, fitted: bool) -> RunResult:
         group = OVERFLOW if self.overflows(run, setup, effects) else FITTED if fitted else HELD_OUT
         try:
-            own = self.aic.prediction_ms(run, setup.kv_type, engine_of(run).max_batch_tokens)
+            own = self.aic.prediction_ms(run, setup.kv_type, AIC_BUDGET_TOKENS)
         except ProfileError:
             own = None
         return RunResult(run, group, self.simulate(run, setup, effects), own)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 import pecgym
@@ -40,10 +41,10 @@ def summaries(of: list[Row]) -> list[Summary]:
 
 def cells_table(of: list[Row]) -> Table:
     """Simulated seconds and error of every cell, for the terminal."""
-    table = Table(title="ring prefill: simulated seconds (error)")
+    table = Table(title="ring prefill: simulated seconds and error", box=box.SIMPLE_HEAD)
     for heading in ("", *(f"{tokens // 1024}K" for tokens in TOKENS)):
-        table.add_column(heading, justify="right")
-    cells = {row.case: f"{row.simulated:.2f} ({row.error:+.1%})" for row in of}
+        table.add_column(heading, justify="right", no_wrap=True)
+    cells = {row.case: f"{row.simulated:.2f}\n{row.error:+.1%}" for row in of}
     for sp in MEASURED_S:
         table.add_row(f"SP{sp}", *(cells.get(_case(sp, tokens), "-") for tokens in TOKENS))
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,6 +198,41 @@ def test_few_users_are_met_within_the_bars(tmp_path: Path) -> None:
     for metric in ("ttft_ms", "tpot_ms"):
         assert found["held out", metric].holds
         assert found["held out", metric].median_error < found["AIConfigurator", metric].median_error
+
+
+@pytest.mark.slow
+@with_aic
+@pytest.mark.parametrize(("gpu", "kv_type"), [("h100", "bfloat16"), ("h200", "fp8")])
+def test_all_named_runs_are_met_within_the_bars(gpu: str, kv_type: str) -> None:
+    """Also that the type of the KV cache comes out by itself, and that memory overflows when it did."""
+    from pecgym.validation.silicon import Silicon
+
+    runs, _ = read_runs(model="Llama-3.1-70B", gpu=gpu, engine="vllm")
+    result = Silicon().compare(runs)
+    assert result.setup.kv_type == kv_type
+    assert result.left_out == {}
+    found = {(each.group, each.metric): each for each in result.summaries()}
+    assert all(each.holds is not False for each in found.values())
+    assert found["KV overflow", "ttft_ms"].n == {"h100": 3, "h200": 2}[gpu]
+    for metric in ("ttft_ms", "tpot_ms"):
+        assert found["held out", metric].median_error < found["AIConfigurator", metric].median_error
+
+
+@pytest.mark.slow
+@with_aic
+def test_the_command_writes_rows_summary_picture_and_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["silicon", "--model", "Llama-3.1-70B", "--gpu", "h200", "--engine", "vllm", "--rows"]
+    files = {"--json": tmp_path / "out.json", "--plot": tmp_path / "out.png", "--write": tmp_path / "served"}
+    assert validate.main([*arguments, *(str(part) for pair in files.items() for part in pair)]) == 0
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert {"case", "metric", "reference", "simulated", "error"} <= set(content["rows"][0])
+    assert {"metric", "n", "median_error", "p90_error", "bar", "holds"} <= set(content["summary"][0])
+    assert content["families"][0]["setup"]["kv_type"] == "fp8"
+    assert (tmp_path / "out.png").stat().st_size > 10_000
+    assert "TP8" in capsys.readouterr().out
+    for path in (tmp_path / "served").glob("*-served.yaml"):
+        written, shipped = load_profile(path), load_profile(path.stem)
+        assert written.g_ps(1024) == pytest.approx(shipped.g_ps(1024), rel=0.02)
 
 
 @with_aic
