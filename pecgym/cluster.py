@@ -39,7 +39,10 @@ from pecgym.workload.generator import is_generator_name
 
 
 class Cluster:
-    """Equal replicas of one model, a policy in front of them, and a workload. Made by `make_cluster`."""
+    """Equal replicas of one model, a policy in front of them, and a workload. Made by `make_cluster`.
+
+    kernels, profile: the cost profile as given, and with the engine's overhead of iterations: what work takes.
+    """
 
     def __init__(
         self,
@@ -56,7 +59,8 @@ class Cluster:
         record: bool,
     ) -> None:
         self.arrival_scale, self.rules, self.record = arrival_scale, rules, record
-        self.model, self.spec, self.profile, self.engine = model, spec, profile, engine
+        self.model, self.spec, self.engine = model, spec, engine
+        self.kernels, self.profile = profile, engine.with_overhead(profile)
         self.policy, self.workload, self.seed, self.scenario = policy, workload, seed, scenario
         self.trace = workload.lengths if isinstance(workload, ClosedLoop) else workload
         self.n_replicas = spec.replica_count(profile.tp)
@@ -209,14 +213,14 @@ class Cluster:
             "record": self.record,
         }
         if policy is None:
-            return Simulator(self.n_replicas, self.profile, engine, **(setup | changes))
+            return Simulator(self.n_replicas, self.kernels, engine, **(setup | changes))
         if policy.queue_order is not None:
             engine = engine.with_changes(queue_order=policy.queue_order)
         if policy.preemptive is not None:
             engine = engine.with_changes(preemptive=policy.preemptive)
         setup |= {"choose": policy.choose, "start": policy.start_rule, "pool": policy.pool}
         setup |= {"load": policy.load, "global_order": policy.global_order}
-        return Simulator(self.n_replicas, self.profile, engine, **(setup | changes))
+        return Simulator(self.n_replicas, self.kernels, engine, **(setup | changes))
 
     def _topology(self) -> Topology:
         gpu, tp = load_gpu(self.spec.gpu), self.profile.tp

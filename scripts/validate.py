@@ -21,13 +21,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pecgym.errors import PecGymError, ProfileError
+from pecgym.errors import PecGymError, ProfileError, SpecError
 from pecgym.validation import tetris, vidur
 from pecgym.validation.ablation import ablate, variants
 from pecgym.validation.comparison import Row, Summary, summary_table, write_json
 from pecgym.validation.runs import Family, Run, read_runs
-from pecgym.validation.served import write_served
-from pecgym.validation.silicon import AIC, FITTED, HELD_OUT, OVERFLOW, TPOT, TTFT, FamilyResult, Silicon, overall
+from pecgym.validation.served import our_names, write_served
+from pecgym.validation.silicon import (
+    AIC,
+    FITTED,
+    HELD_OUT,
+    OVERFLOW,
+    TPOT,
+    TTFT,
+    FamilyResult,
+    Silicon,
+    overall,
+)
 
 console = Console()
 
@@ -36,21 +46,28 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; 0 where all bars hold, 1 where one does not, 2 on bad input."""
     options = _parser().parse_args(arguments)
     try:
+        for path in (options.json, options.plot):
+            if path is not None and not path.absolute().parent.is_dir():
+                raise SpecError(f"{path}: there is no folder {path.absolute().parent}; make it first")
         held: bool = options.command(options)
-    except PecGymError as problem:
+    except (PecGymError, OSError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the families that were done are in the --json file", file=sys.stderr)
+        return 130
     return 0 if held else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="silicon | tetris | vidur")
-    silicon = commands.add_parser("silicon", help="real runs of vLLM, SGLang and TensorRT-LLM")
+    text = "Real runs of vLLM, SGLang and TensorRT-LLM. Without a choice: Llama-3.1-70B with vLLM on H100 and H200."
+    silicon = commands.add_parser("silicon", help="real runs", description=text)
     silicon.set_defaults(command=_silicon)
-    silicon.add_argument("--model", default="", help="text in the name of the model (default: Llama-3.1-70B)")
+    silicon.add_argument("--model", default="", help="text in the name of the model, such as Qwen3-32B")
     silicon.add_argument("--gpu", default="", help="text in the name of the GPU, such as b200")
-    silicon.add_argument("--engine", default="", help="vllm, sglang or trtllm (default with no other choice: vllm)")
+    silicon.add_argument("--engine", default="", help="vllm, sglang or trtllm")
     silicon.add_argument("--precision", default="", help="fp8, fp4, bf16, ...")
     silicon.add_argument("--all", action="store_true", help="every family of the sample (an hour)")
     silicon.add_argument("--list", action="store_true", help="print the families and their numbers of runs")
@@ -92,8 +109,9 @@ def _compare_families(options: argparse.Namespace, runs: list[Run]) -> bool:
     silicon = Silicon()
     results: list[FamilyResult] = []
     families = sorted({run.deployment.family for run in runs})
-    if options.json:
-        write_json(options.json, [], [])  # fail now where the file cannot be written
+    if options.write:
+        for family in families:
+            our_names(family)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(families))
@@ -109,10 +127,10 @@ def _compare_families(options: argparse.Namespace, runs: list[Run]) -> bool:
                 continue
             results.append(result)
             _show_family(progress.console, result, options.rows)
-            if options.ablate:
-                progress.console.print(_ablation_table(silicon, result, tick))
             if options.json:
                 _write_silicon(options.json, results)
+            if options.ablate:
+                progress.console.print(_ablation_table(silicon, result, tick))
     if not results:
         raise ProfileError("no family of these could be compared; see the reasons above")
     summaries = overall(results) if len(results) > 1 else results[0].summaries()
@@ -127,18 +145,24 @@ def _compare_families(options: argparse.Namespace, runs: list[Run]) -> bool:
         )
     if options.write:
         for result in results:
-            for path in write_served(result, options.write):
+            for path in write_served(result, silicon.aic, options.write):
                 console.print(f"wrote {path}", highlight=False)
     return all(each.holds is not False for each in summaries)
 
 
 def _write_silicon(path: Path, results: list[FamilyResult]) -> None:
     rows = [row for result in results for row in result.rows()]
-    write_json(path, rows, overall(results), families=[result.facts() for result in results])
+    own = [row.named() for result in results for row in result.aic_rows()]
+    write_json(path, rows, overall(results), families=[result.facts() for result in results], aiconfigurator=own)
 
 
 def _show_family(to: Console, result: FamilyResult, with_rows: bool) -> None:
     to.print(summary_table(str(result.family), result.summaries()))
+    better = {
+        metric: "better" if yes else "WORSE" for metric, yes in result.better_than_aic().items() if yes is not None
+    }
+    if better:
+        to.print("than AIConfigurator: " + ", ".join(f"{metric} {word}" for metric, word in better.items()))
     to.print(f"{result.setup}; " + ", ".join(f"{name} {value:.4g}" for name, value in vars(result.effects).items()))
     for reason, n in result.left_out.items():
         to.print(f"{n} runs left out: {reason}", style="dim")
@@ -180,7 +204,7 @@ def _ablation_table(silicon: Silicon, result: FamilyResult, tick: Callable[[str,
 def _families_table(runs: list[Run]) -> Table:
     table = Table(title="families of measured runs")
     for heading in ("model", "precision", "GPU", "engine", "runs", "GPUs per replica"):
-        table.add_column(heading, justify="right" if heading == "runs" else "left")
+        table.add_column(heading, justify="right" if heading == "runs" else "left", overflow="fold")
     families: dict[Family, list[Run]] = {}
     for run in runs:
         families.setdefault(run.deployment.family, []).append(run)

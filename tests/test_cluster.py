@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import pecgym
+from pecgym.analysis.metrics import jct_s
 from pecgym.costs import load_profile
 from pecgym.engine import load_engine
 from pecgym.errors import EngineError, PecGymError, ProfileError, SpecError
 from pecgym.policies import view
 from pecgym.policies.base import Policy
 from pecgym.scenario import capacity_rps, scale_to_load
-from pecgym.workload import ClosedLoop, generate, stream_trace
+from pecgym.workload import ClosedLoop, Trace, generate, stream_trace
 
 SHORT = generate("azure2023_conv", duration_s=120.0)
 
@@ -204,3 +205,16 @@ def test_a_policy_typed_into_an_interpreter_works() -> None:
 def test_a_load_must_be_above_zero(load: float) -> None:
     with pytest.raises(SpecError, match="load"):
         scale_to_load(SHORT, load, 8, load_profile("ssjf-linear"), load_engine("vllm"))
+
+
+def test_what_work_takes_has_the_overhead_of_iterations_once() -> None:
+    """In the simulator, in the costs of groups and in what unserved work is charged with."""
+    changes = {"step_overhead_us": 100_000.0}
+    trace = Trace(np.zeros(1), np.array([100]), np.array([2]))
+    plain, slower = (
+        pecgym.make_cluster("llama-3.1-8b", "a100_x1", workload=trace, engine=load_engine("vllm", **each))
+        for each in ({}, changes)
+    )
+    assert slower.profile.prefill_ps(100) - plain.profile.prefill_ps(100) == 10**11
+    assert jct_s(slower.run())[0] - jct_s(plain.run())[0] == pytest.approx(0.2)
+    assert slower.simulator.profile.g_ps(1) == slower.profile.g_ps(1)

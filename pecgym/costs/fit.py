@@ -80,7 +80,7 @@ def choose_knots(samples: Samples) -> list[int]:
     affordable = min(MOST_KNOTS, len(samples) // SAMPLES_PER_KNOT)
     if len(knots) < affordable:
         knots = sorted({*knots, *_steps_seen_from_above(tokens, [tile for tile in tiles if tile in knots], tiles)})
-    if not _can_go_on(knots):
+    while not _can_go_on(knots):
         knots.pop()
     matrix, target = _system(samples, knots)
     finest = knots

@@ -15,20 +15,19 @@ import numpy as np
 
 from pecgym.costs import Profile
 from pecgym.validation.client import Means
-from pecgym.validation.comparison import Row, Summary, summarize
+from pecgym.validation.comparison import Summary, summarize
 from pecgym.validation.effects import NAMES, OF_THE_ENGINE, Effects, fit_effects
 from pecgym.validation.runs import Run
 from pecgym.validation.silicon import (
     BARS,
     FITTED,
-    HELD_OUT,
     OVERFLOW,
-    TPOT,
-    TTFT,
+    OVERFLOW_FITTED,
     FamilyResult,
     Setup,
     Silicon,
     engine_of,
+    rows_of,
 )
 
 # Batch sizes for which vLLM captures CUDA graphs (its default); a batch of decodes is padded to the next one.
@@ -93,20 +92,19 @@ def variants(result: FamilyResult) -> list[Variant]:
 
 
 def ablate(silicon: Silicon, result: FamilyResult) -> Iterator[VariantResult]:
-    """Every variant of a family, one after the other (some 10 s each)."""
+    """Every variant of a family that is possible, one after the other (some 10 s each). Runs whose KV memory overflows
+    are one group, whichever half they are in."""
     groups = {each.run: each.group for each in result.runs}
     fitted = [run for run, group in groups.items() if group == FITTED]
     for variant in variants(result):
+        if not silicon.possible(list(groups), replace(result.setup, **variant.setup)):
+            continue
         simulate = partial(_simulate, silicon, variant, result.setup)
         effects = fit_effects(fitted, simulate, without=variant.without)
-        rows = []
-        for run, group in groups.items():
-            if group in (HELD_OUT, OVERFLOW):
-                means = simulate(run, effects)
-                rows += [
-                    Row(run.case, metric, getattr(run, metric), getattr(means, metric), group)
-                    for metric in (TTFT, TPOT)
-                ]
+        asked = {
+            run: OVERFLOW if group == OVERFLOW_FITTED else group for run, group in groups.items() if group != FITTED
+        }
+        rows = rows_of((run, group, simulate(run, effects)) for run, group in asked.items())
         yield VariantResult(variant, effects, tuple(summarize(rows, BARS)))
 
 

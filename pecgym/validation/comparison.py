@@ -31,6 +31,10 @@ class Row:
         """simulated / reference - 1: positive where the simulator says more."""
         return self.simulated / self.reference - 1.0
 
+    def named(self) -> dict[str, Any]:
+        """The row as a mapping, with its error."""
+        return {**asdict(self), "error": self.error}
+
 
 @dataclass(frozen=True)
 class Bar:
@@ -103,11 +107,14 @@ def _summary(group: str, metric: str, signed: Sequence[float], bar: Bar | None) 
 def write_json(path: str | Path, rows: Iterable[Row], summaries: Iterable[Summary], **facts: Any) -> None:
     """Writes {"rows": [{case, group, metric, reference, simulated, error}], "summary": [...], and `facts`}."""
     content = {
-        **facts,
         "summary": [{**asdict(each), "bar": _bar(each.bar)} for each in summaries],
-        "rows": [{**asdict(row), "error": row.error} for row in rows],
+        **facts,
+        "rows": [row.named() for row in rows],
     }
-    Path(path).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")  # so that an earlier file stays whole until this one is
+    part.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def _bar(bar: Bar | None) -> dict[str, float] | None:

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from pecgym.costs import Profile
@@ -27,28 +26,35 @@ KV_TYPES = ("bfloat16", "fp8")
 MEMORY_SHARE = {"vllm": 0.9, "sglang": 0.88, "trtllm": 0.9}
 
 
-@dataclass(frozen=True)
-class KernelProfile:
-    """A deployment's profile, made of kernel times alone, with KV cache elements of `kv_type`."""
-
-    profile: Profile
-    kv_type: str
-
-
 class Aic:
     """AIConfigurator's engines, compiled once for each deployment. Raises ProfileError where it has no data."""
 
     def __init__(self) -> None:
+        self._files: dict[tuple[Deployment, str], ProfileFile | ProfileError] = {}
         self._profiles: dict[tuple[Deployment, str], Profile] = {}
         self._own: dict[tuple[Deployment, str], Any] = {}
         package_version()
 
+    def file(self, deployment: Deployment, kv_type: str) -> ProfileFile:
+        """The profile of a deployment as a file's content, its KV capacity as the engine would have computed it."""
+        key = (deployment, kv_type)
+        if key not in self._files:
+            try:
+                with _as_profile_error(deployment), _quiet():
+                    self._files[key] = _kernel_file(deployment, kv_type)
+            except ProfileError as problem:
+                self._files[key] = problem
+        found = self._files[key]
+        if isinstance(found, ProfileError):
+            raise found
+        return found
+
     def profile(self, deployment: Deployment, kv_type: str) -> Profile:
-        """The profile of a deployment, its KV capacity as the engine would have computed it."""
+        """The same, loaded."""
         key = (deployment, kv_type)
         if key not in self._profiles:
-            with _as_profile_error(deployment), _quiet():
-                self._profiles[key] = _kernel_profile(deployment, kv_type)
+            file = self.file(deployment, kv_type)
+            self._profiles[key] = profile_of(file, file.name)
         return self._profiles[key]
 
     def prediction_ms(self, run: Run, kv_type: str, budget_tokens: int) -> tuple[float, float]:
@@ -70,7 +76,7 @@ class Aic:
         return float(result["ttft"]), float(result["tpot"])
 
 
-def _kernel_profile(deployment: Deployment, kv_type: str) -> Profile:
+def _kernel_file(deployment: Deployment, kv_type: str) -> ProfileFile:
     from aiconfigurator_core.sdk.engine import EngineHandle
 
     family = deployment.family
@@ -80,7 +86,7 @@ def _kernel_profile(deployment: Deployment, kv_type: str) -> Profile:
     steps = AicSteps(handle, handle, engine=family.engine)
     capacity, bytes_per_token = _kv_memory(deployment, kv_type)
     fit = fit_samples(sample_steps(steps, capacity, LONGEST_TOKENS))
-    file = ProfileFile(
+    return ProfileFile(
         name=f"{family.model} {family.gpu} TP{deployment.tp} {family.engine} {kv_type} cache",
         model=family.model,
         gpu=family.gpu,
@@ -100,7 +106,6 @@ def _kernel_profile(deployment: Deployment, kv_type: str) -> Profile:
         source=f"aiconfigurator-core {package_version()}",
         licence="Apache-2.0 (aiconfigurator-core)",
     )
-    return profile_of(file, file.name)
 
 
 def _kv_memory(deployment: Deployment, kv_type: str) -> tuple[int, int]:
@@ -158,7 +163,7 @@ def _as_profile_error(deployment: Deployment) -> Iterator[None]:
     except ProfileError:
         raise
     except Exception as problem:
-        text = str(problem).split(" at /")[0].splitlines()[0]
+        text = (str(problem).split(" at /")[0].splitlines() or ["no reason given"])[0]
         raise ProfileError(
             f"AIConfigurator has no times for {deployment.family}, TP{deployment.tp}: {type(problem).__name__}: {text}"
         ) from problem
@@ -167,8 +172,9 @@ def _as_profile_error(deployment: Deployment) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The package logs every table that it does not need."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

@@ -28,7 +28,6 @@ SOFT_ERROR = 0.05
 PRIOR_ERROR = 0.01
 DIFFERENCE = 0.1
 MOST_STEPS = 8
-MOST_EVALUATIONS = 1 + MOST_STEPS * 9
 SETTLED = 1e-3
 
 
@@ -74,10 +73,13 @@ class Effects:
 
 
 NONE = Effects()
+# What is one step of each effect for the fit, where it starts, and the least that it may be. Runs made with known
+# effects are found again from here (tests/validation/test_silicon.py).
 _SCALES = Effects(500.0, 20.0, 5000.0, 8.0, 0.1, 0.25, 0.5, 0.25)
 _FIRST_GUESS = Effects(600.0, 15.0, 2000.0, 8.0, 1.0, 1.0, 1.5, 1.1)
 OF_THE_ENGINE = ("step_overhead_us", "step_overhead_per_request_us", "prefill_overhead_us")
 NAMES = tuple(field.name for field in fields(Effects))
+MOST_EVALUATIONS = 1 + MOST_STEPS * (1 + len(NAMES))
 
 
 def fit_effects(

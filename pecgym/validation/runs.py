@@ -14,6 +14,16 @@ from pathlib import Path
 
 from pecgym.errors import ProfileError
 
+ENGINES = {"vllm": "vllm_v1_async", "sglang": "sglang", "trtllm": "trtllm"}
+"""The engines of the sample and the presets of them."""
+NODE_GPUS = 8
+AS_PUBLISHED = "as published"  # the precision of rows that state none
+FIGURES = ("silicon_ttft_ms", "silicon_tpot_ms", "batch_size", "tp_size", "isl", "osl")
+COLUMNS = (
+    *FIGURES,
+    *("model_path", "system", "backend", "precision", "mode", "pp_size", "attention_dp_size", "moe_tp_size"),
+    *("moe_ep_size", "gemm_quant_mode", "moe_quant_mode", "silicon_data_source"),
+)
 # Names of checkpoints whose architecture the package has under another one.
 _SAME_ARCHITECTURE = {
     "meta-llama/Llama-3.1-70B": "meta-llama/Meta-Llama-3.1-70B",
@@ -79,6 +89,7 @@ class Run:
         """What tables and plots call it."""
         d = self.deployment
         spread = f"TP{d.tp}" + (f" EP{d.moe_ep}" if d.moe_ep > 1 else "")
+        spread += f" {d.gemm_mode}" if d.gemm_mode and d.gemm_mode != d.family.precision else ""
         return f"{d.family}, {spread}, {self.input_tokens}/{self.output_tokens}, {self.concurrency} users"
 
 
@@ -97,31 +108,58 @@ def read_runs(
 ) -> tuple[list[Run], dict[str, int]]:
     """The runs whose family has those texts in its names (an empty one: any), in order; and why others were left out.
 
-    Left out, with their number: disaggregated runs, several copies of attention (data parallel), pipelines, and cells
-    that are no numbers. Raises ProfileError for a file that cannot be read, or if no family is asked for that it has.
+    Left out, with their number: disaggregated runs, several copies of attention (data parallel), pipelines, cells that
+    are no numbers, and measurements that are in the sample more than once. Raises ProfileError for a file that cannot
+    be read, or if no family is asked for that it has.
     """
     path = path or sample_file()
     wanted = {"model_path": model, "system": gpu, "backend": engine, "precision": precision}
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if _asked_for(row, wanted)]
-    except (OSError, csv.Error, KeyError) as problem:
-        raise ProfileError(f"{path}: cannot be read as measured runs: {problem!r}") from problem
+    rows = [row for row in _rows(path) if _asked_for(row[1], wanted)]
     if not rows:
-        asked = ", ".join(f"{key}={value}" for key, value in wanted.items() if value)
+        asked = ", ".join(f"{key}={value}" for key, value in wanted.items() if value) or "any family"
         raise ProfileError(f"{path}: no run of {asked}; see --list for the families there are")
     runs, left_out = [], dict[str, int]()
-    for row in rows:
+    for number, row in rows:
         reason = _why_not(row)
         if reason:
             left_out[reason] = left_out.get(reason, 0) + 1
         else:
-            runs.append(_run(row))
-    return sorted(runs), left_out
+            runs.append(_run(path, number, row))
+    kept = _once(runs)
+    if len(kept) < len(runs):
+        left_out["the same measurement as another row"] = len(runs) - len(kept)
+    return sorted(kept), left_out
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a sample with their numbers (the header is row 1); ProfileError names what is wrong."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            absent = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
+            if absent:
+                raise ProfileError(f"{path}: row 1: missing column {', '.join(absent)}; these are no measured runs")
+            rows = list(enumerate(reader, start=2))
+    except (OSError, UnicodeError, csv.Error) as problem:
+        raise ProfileError(f"{path}: cannot be read: {problem}; give a CSV file in UTF-8") from problem
+    for number, row in rows:
+        if None in row or None in row.values():
+            raise ProfileError(f"{path}: row {number}: it has more or fewer cells than the header; correct it")
+    return rows
+
+
+def _once(runs: list[Run]) -> list[Run]:
+    """One run of each measurement: rows with the same figures differ in what they say of the GPUs; the fewest GPUs are
+    kept (64 are said of nodes of 8, as the product of 8 and 8)."""
+    kept: dict[tuple[object, ...], Run] = {}
+    for run in sorted(runs):
+        what = (run.deployment.family, run.input_tokens, run.output_tokens, run.concurrency, run.ttft_ms, run.tpot_ms)
+        kept.setdefault(what, run)
+    return list(kept.values())
 
 
 def _asked_for(row: dict[str, str], wanted: dict[str, str]) -> bool:
-    return all(text.lower() in (row[key] or "").lower() for key, text in wanted.items())
+    return all(text.lower() in (row[key] or "").lower() for key, text in wanted.items() if text != AS_PUBLISHED)
 
 
 def _why_not(row: dict[str, str]) -> str:
@@ -132,14 +170,19 @@ def _why_not(row: dict[str, str]) -> str:
         return "attention is data parallel: several batches in one engine"
     if _whole(row["pp_size"], 1) > 1:
         return "pipeline parallel"
-    figures = [row[key] for key in ("silicon_ttft_ms", "silicon_tpot_ms", "batch_size", "tp_size")]
-    if not all(_is_number(text) and float(text) > 0 for text in figures):
-        return "no TTFT, TPOT, concurrency or TP"
+    if not all(_is_number(row[key]) and float(row[key]) > 0 for key in FIGURES):
+        return "no TTFT, TPOT, concurrency, TP or lengths"
+    if float(row["osl"]) < 2:
+        return "one output token, which has no TPOT"
+    if _whole(row["tp_size"], 1) > NODE_GPUS and not row["system"].startswith("gb"):
+        return f"more than the {NODE_GPUS} GPUs of a node in one tensor parallel replica"
     return ""
 
 
-def _run(row: dict[str, str]) -> Run:
-    family = Family(row["model_path"], row["system"], row["backend"], _text(row["precision"]) or "as published")
+def _run(path: Path, number: int, row: dict[str, str]) -> Run:
+    if row["backend"] not in ENGINES:
+        raise ProfileError(f"{path}: row {number}: backend is {row['backend']!r}; choose {', '.join(ENGINES)}")
+    family = Family(row["model_path"], row["system"], row["backend"], _text(row["precision"]) or AS_PUBLISHED)
     deployment = Deployment(
         family,
         tp=_whole(row["tp_size"], 1),
@@ -150,8 +193,8 @@ def _run(row: dict[str, str]) -> Run:
     )
     return Run(
         deployment,
-        input_tokens=int(row["isl"]),
-        output_tokens=int(row["osl"]),
+        input_tokens=_whole(row["isl"], 0),
+        output_tokens=_whole(row["osl"], 0),
         concurrency=_whole(row["batch_size"], 1),
         ttft_ms=float(row["silicon_ttft_ms"]),
         tpot_ms=float(row["silicon_tpot_ms"]),

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import yaml
 
+from pecgym.costs import load_gpu, load_model
 from pecgym.costs.aic import SYSTEMS
-from pecgym.costs.calibration import aic_profile, write_profile
+from pecgym.costs.calibration import block_capacity_tokens, write_profile
 from pecgym.costs.fit import SIGNIFICANT_DIGITS
 from pecgym.costs.profile import profile_name, profile_of
 from pecgym.costs.profile_schema import Coefficients, ProfileFile
+from pecgym.engine import EngineSettings, load_engine
 from pecgym.errors import SpecError
+from pecgym.validation.deployments import Aic
 from pecgym.validation.effects import OF_THE_ENGINE, Effects
+from pecgym.validation.runs import ENGINES, Deployment, Family
 from pecgym.validation.silicon import FITTED, FamilyResult
 
 SERVED = "vllm-served"
@@ -24,24 +28,18 @@ MODELS = {
 }
 
 
-def write_served(result: FamilyResult, folder: Path) -> list[Path]:
+def write_served(result: FamilyResult, aic: Aic, folder: Path) -> list[Path]:
     """Writes a profile for each deployment of the family and the engine's settings; returns the paths.
 
     Profiles have the kernels' times with the family's four factors, the engine its three overheads. The frontend's time
     is outside both: users add it to the TTFT. Raises SpecError where no model or GPU file is of that family.
     """
     family = result.family
-    gpus = {system: gpu for gpu, system in SYSTEMS.items()}
-    model = MODELS.get((family.model, family.precision, result.setup.kv_type))
-    if model is None or family.gpu not in gpus or family.engine != "vllm":
-        raise SpecError(
-            f"--write: no model or GPU file of ours is of {family} with KV cache {result.setup.kv_type}; there are "
-            f"{', '.join(' '.join(key) for key in MODELS)} on {', '.join(gpus)} with vllm"
-        )
+    model, gpu = our_names(family, result.setup.kv_type)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for tp in sorted({each.run.deployment.tp for each in result.runs}):
-        file = served_profile(model, gpus[family.gpu], tp, result)
+    for deployment in sorted({each.run.deployment for each in result.runs}):
+        file = served_profile(model, gpu, deployment, result, aic)
         paths.append(folder / f"{file.name}.yaml")
         write_profile(file, paths[-1])
     paths.append(folder / f"vllm_v1_{family.gpu.split('_')[0]}.yaml")
@@ -49,17 +47,40 @@ def write_served(result: FamilyResult, folder: Path) -> list[Path]:
     return paths
 
 
-def served_profile(model: str, gpu: str, tp: int, result: FamilyResult) -> ProfileFile:
-    """AIConfigurator's profile of a model of ours with the factors of a family's effects."""
-    file, _ = aic_profile(model, gpu, tp)
+def our_names(family: Family, kv_type: str = "") -> tuple[str, str]:
+    """Our model and GPU files of a family; SpecError where there are none. kv_type: "" for any."""
+    gpus = {system: gpu for gpu, system in SYSTEMS.items()}
+    models = [
+        name for (*what, kv), name in MODELS.items() if what == [family.model, family.precision] and kv_type in ("", kv)
+    ]
+    if not models or family.gpu not in gpus or family.engine != "vllm":
+        raise SpecError(
+            f"--write: no model or GPU file of ours is of {family} {kv_type}; there are "
+            f"{', '.join(' '.join(key) for key in MODELS)} on {', '.join(gpus)} with vllm"
+        )
+    return models[0], gpus[family.gpu]
+
+
+def served_profile(model: str, gpu: str, deployment: Deployment, result: FamilyResult, aic: Aic) -> ProfileFile:
+    """The kernels' profile that the family's effects were fitted on, with their factors, as one of our models."""
+    kernels, spec, board = aic.file(deployment, result.setup.kv_type), load_model(model), load_gpu(gpu)
     effects = result.effects
     factors = ", ".join(f"{name} {getattr(effects, name):.4g}" for name in vars(effects) if name.endswith("factor"))
     served = replace(
-        file,
-        name=profile_name(model, gpu, tp, SERVED),
-        engine=f"{SERVED} {file.engine.split()[-1]}",
-        coefficients=_with_factors(file.coefficients, effects),
-        source=f"{file.source}; times factors fitted to real runs ({factors}): {_origin(result)}",
+        kernels,
+        name=profile_name(model, gpu, deployment.tp, SERVED),
+        model=model,
+        gpu=gpu,
+        engine=SERVED,
+        kv_capacity_tokens=block_capacity_tokens(spec, board, deployment.tp),
+        kv_bytes_per_token=spec.kv_bytes_per_token,
+        idle_w=board.idle_w,
+        decode_w=board.decode_w,
+        prefill_w=board.prefill_w,
+        power_source=board.power_source,
+        coefficients=_with_factors(kernels.coefficients, effects),
+        fit={},
+        source=f"{kernels.source}, times factors ({factors}) {_origin(result)}",
     )
     profile_of(served, served.name)  # refuse now what would be refused when it is loaded
     return served
@@ -80,8 +101,9 @@ def _with_factors(coefficients: Coefficients, effects: Effects) -> Coefficients:
 def _engine_text(result: FamilyResult) -> str:
     """A preset: that of the family's engine with its overheads."""
     effects = {name: round(getattr(result.effects, name), 1) for name in OF_THE_ENGINE}
-    base = {"group_order": "decode_first", "mixing": True, "chunk_tokens": 8192, "max_batch_tokens": 8192}
-    content = {**base, "watermark": 0.0, "async_scheduling": True, **effects}
+    preset, default = asdict(load_engine(ENGINES[result.family.engine])), asdict(EngineSettings())
+    changed = {key: value for key, value in preset.items() if key != "name" and value != default[key]}
+    content = {**changed, **effects}
     gpu = result.family.gpu.split("_")[0].upper()
     heading = (
         f"# vLLM 1.x with --async-scheduling as served on {gpu}: vllm_v1_async and the overhead of iterations,\n"
@@ -93,7 +115,8 @@ def _engine_text(result: FamilyResult) -> str:
 
 def _origin(result: FamilyResult) -> str:
     runs = sum(each.group == FITTED for each in result.runs)
-    return f"from {runs} of {len(result.runs)} runs of InferenceMAX (scripts/validate.py silicon --write)"
+    whose = "InferenceMAX" if all(each.run.of_inference_max for each in result.runs) else "the sample"
+    return f"fitted to {runs} of {len(result.runs)} real runs of {whose} (scripts/validate.py silicon --write)"
 
 
 def _rounded(value: float) -> float:

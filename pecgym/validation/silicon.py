@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from statistics import median
 from typing import Any
 
 from pecgym.costs import Profile
@@ -21,24 +22,25 @@ from pecgym.validation.comparison import Bar, Row, Summary, summarize
 from pecgym.validation.deployments import KV_TYPES, Aic
 from pecgym.validation.effects import MOST_EVALUATIONS, NONE, Effects, fit_effects
 from pecgym.validation.known_settings import with_known_settings
-from pecgym.validation.runs import Family, Run
+from pecgym.validation.runs import ENGINES, Family, Run
 
-ENGINES = {"vllm": "vllm_v1_async", "sglang": "sglang", "trtllm": "trtllm"}
 PLENTY_TOKENS = 2**36
-AIC_BUDGET_TOKENS = 8192  # prompt tokens per iteration for which AIConfigurator predicts; more make it no better
+# AIConfigurator predicts for a number of prompt tokens per iteration; the one that is best for it is taken.
+AIC_BUDGETS_TOKENS = (1024, 2048, 4096, 8192)
 # KV memory decides a run where, with all the memory in the world, its TTFT would be this much shorter.
 OVERFLOW_FACTOR = 1.5
 FEWEST_FITTED = 4
 FITTING_SHARE = 0.95  # of the work
 
 Progress = Callable[[str, float], None]
-# AIConfigurator's own predictions are of the runs held out.
-FITTED, HELD_OUT, OVERFLOW, AIC = "fitted", "held out", "KV overflow", "AIConfigurator"
+FITTED, HELD_OUT, OVERFLOW, OVERFLOW_FITTED = "fitted", "held out", "KV overflow", "overflow, fitted"
+AIC = "AIConfigurator"  # its own predictions, of the runs held out
 TTFT, TPOT = "ttft_ms", "tpot_ms"
 BARS = {
     (HELD_OUT, TTFT): Bar(median=0.12, p90=0.30),
     (HELD_OUT, TPOT): Bar(median=0.04, p90=0.10),
     (OVERFLOW, TTFT): Bar(factor=1.5),
+    (OVERFLOW_FITTED, TTFT): Bar(factor=1.5),
 }
 
 
@@ -55,12 +57,17 @@ class Setup:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run, simulated. aic_ms: AIConfigurator's own TTFT and TPOT; None where it has none."""
+    """A run, simulated.
+
+    group: FITTED or HELD_OUT; OVERFLOW and OVERFLOW_FITTED where KV memory decides the TTFT, in the half held out and
+    in the fitted one (where such runs have a say in the type of the KV cache only). aic_ms: AIConfigurator's own TTFT
+    and TPOT by prompt tokens per iteration; empty where it has none.
+    """
 
     run: Run
     group: str
     simulated: Means
-    aic_ms: tuple[float, float] | None
+    aic_ms: Mapping[int, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -74,21 +81,31 @@ class FamilyResult:
     left_out: dict[str, int]
 
     def rows(self) -> list[Row]:
-        """The simulator's rows, then AIConfigurator's for the runs that were held out."""
-        rows = []
-        for each in self.runs:
-            for metric in (TTFT, TPOT):
-                reference = getattr(each.run, metric)
-                rows.append(Row(each.run.case, metric, reference, getattr(each.simulated, metric), each.group))
-        for each in self.runs:
-            if each.group == HELD_OUT and each.aic_ms is not None:
-                for metric, own in zip((TTFT, TPOT), each.aic_ms, strict=True):
-                    rows.append(Row(each.run.case, metric, getattr(each.run, metric), own, AIC))
+        """The simulator's rows."""
+        return rows_of((each.run, each.group, each.simulated) for each in self.runs)
+
+    def aic_rows(self) -> list[Row]:
+        """AIConfigurator's own predictions of the runs held out, each metric with the prompt tokens per iteration with
+        which its median error is least."""
+        asked = [each for each in self.runs if each.group == HELD_OUT and each.aic_ms]
+        rows: list[Row] = []
+        for column, metric in enumerate((TTFT, TPOT)):
+            tried = [
+                [Row(each.run.case, metric, getattr(each.run, metric), each.aic_ms[n][column], AIC) for each in asked]
+                for n in AIC_BUDGETS_TOKENS
+            ]
+            rows += min(tried, key=lambda of: median(abs(row.error) for row in of)) if asked else []
         return rows
 
     def summaries(self) -> list[Summary]:
-        """Errors by group and metric, against the bars."""
-        return summarize(self.rows(), BARS)
+        """Errors by group and metric against the bars, then AIConfigurator's."""
+        return summarize([*self.rows(), *self.aic_rows()], BARS)
+
+    def better_than_aic(self) -> dict[str, bool | None]:
+        """By metric, whether the median error of the runs held out is below AIConfigurator's; None: it has none."""
+        found = {(each.group, each.metric): each.median_error for each in self.summaries()}
+        pairs = {metric: (found.get((HELD_OUT, metric)), found.get((AIC, metric))) for metric in (TTFT, TPOT)}
+        return {metric: None if ours is None or own is None else ours < own for metric, (ours, own) in pairs.items()}
 
     def facts(self) -> dict[str, Any]:
         """The family, what was fitted and what was left out, for a JSON file."""
@@ -97,12 +114,24 @@ class FamilyResult:
             "setup": asdict(self.setup),
             "effects": asdict(self.effects),
             "left_out": self.left_out,
+            "better_than_aiconfigurator": self.better_than_aic(),
+            "summary": [asdict(each) for each in self.summaries()],
         }
 
 
 def overall(results: Sequence[FamilyResult]) -> list[Summary]:
-    """Errors of several families together, against the bars."""
-    return summarize([row for result in results for row in result.rows()], BARS)
+    """Errors of several families together, against the bars, then AIConfigurator's."""
+    rows = [row for result in results for row in result.rows()]
+    return summarize([*rows, *(row for result in results for row in result.aic_rows())], BARS)
+
+
+def rows_of(simulated: Iterable[tuple[Run, str, Means]]) -> list[Row]:
+    """TTFT and TPOT of (run, group, simulated) as rows."""
+    return [
+        Row(run.case, metric, getattr(run, metric), getattr(means, metric), group)
+        for run, group, means in simulated
+        for metric in (TTFT, TPOT)
+    ]
 
 
 def split(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
@@ -152,13 +181,13 @@ class Silicon:
         settings = effects.on_engine(engine or engine_of(run))
         return simulate(run, served, settings, effects.frontend_ms, setup.range_ratio)
 
-    def overflows(self, run: Run, setup: Setup, effects: Effects) -> bool:
-        """Whether KV memory decides the TTFT of a run."""
+    def overflows(self, run: Run, setup: Setup) -> bool:
+        """Whether KV memory decides the TTFT of a run, by the kernels alone."""
         capacity = self.aic.profile(run.deployment, setup.kv_type).kv_capacity_tokens
         if run.concurrency * (run.input_tokens + run.output_tokens) <= capacity:
             return False
-        with_memory = self.simulate(run, setup, effects, kv_capacity_tokens=PLENTY_TOKENS)
-        return self.simulate(run, setup, effects).ttft_ms > OVERFLOW_FACTOR * with_memory.ttft_ms
+        with_memory = self.simulate(run, setup, NONE, kv_capacity_tokens=PLENTY_TOKENS)
+        return self.simulate(run, setup, NONE).ttft_ms > OVERFLOW_FACTOR * with_memory.ttft_ms
 
     def compare(self, runs: Sequence[Run], progress: Progress = lambda text, share: None) -> FamilyResult:
         """Fits one family's effects on one half of its configurations and simulates all.
@@ -172,8 +201,10 @@ class Silicon:
         fitted, _ = split(known)
         tried = []
         setups = self._setups(known)
+        if not setups:
+            raise ProfileError(f"{family}: no type of KV cache with which all of its runs are possible")
         for number, setup in enumerate(setups):
-            usable = [run for run in fitted if not self.overflows(run, setup, NONE)]
+            usable = [run for run in fitted if not self.overflows(run, setup)]
             if len(usable) < FEWEST_FITTED:
                 continue
             what = f"{family}: fitting {len(usable)} of {len(known)} runs, {setup}"
@@ -221,9 +252,13 @@ class Silicon:
 
     def _setups(self, runs: Sequence[Run]) -> list[Setup]:
         """What may have been: KV types with which all the runs are possible, and the clients' lengths."""
-        types = [kv_type for kv_type in KV_TYPES if not any(self._why_not(run, kv_type) for run in runs)]
+        types = [kv_type for kv_type in KV_TYPES if self.possible(runs, Setup(kv_type))]
         ratios = (RANGE_RATIO,) if all(run.of_inference_max for run in runs) else (RANGE_RATIO, 1.0)
         return [Setup(kv_type, ratio) for kv_type in types for ratio in ratios]
+
+    def possible(self, runs: Sequence[Run], setup: Setup) -> bool:
+        """Whether all the runs can be simulated so."""
+        return not any(self._why_not(run, setup.kv_type) for run in runs)
 
     def _mean_error(self, runs: Sequence[Run], setup: Setup, effects: Effects) -> float:
         """Mean error of TTFT and TPOT over runs, those with too little KV memory included."""
@@ -234,11 +269,13 @@ class Silicon:
         return sum(errors) / len(errors)
 
     def _result(self, run: Run, setup: Setup, effects: Effects, fitted: bool) -> RunResult:
-        group = OVERFLOW if self.overflows(run, setup, effects) else FITTED if fitted else HELD_OUT
+        group = FITTED if fitted else HELD_OUT
+        if self.overflows(run, setup):
+            group = OVERFLOW_FITTED if fitted else OVERFLOW
         try:
-            own = self.aic.prediction_ms(run, setup.kv_type, AIC_BUDGET_TOKENS)
+            own = {n: self.aic.prediction_ms(run, setup.kv_type, n) for n in AIC_BUDGETS_TOKENS}
         except ProfileError:
-            own = None
+            own = {}
         return RunResult(run, group, self.simulate(run, setup, effects), own)
 
 

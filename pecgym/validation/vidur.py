@@ -150,14 +150,14 @@ class VidurComparison:
     def write_json(self, path: str | Path) -> None:
         """Rows, summaries, the fit's errors, and what explains differences above TO_EXPLAIN."""
         explained = [
-            {**_named(row), "rule": None if other is None else PADDED, "error_with_rule": other and other.error}
+            {**row.named(), "rule": None if other is None else PADDED, "error_with_rule": other and other.error}
             for row, other in self.to_explain()
         ]
         facts = {
             "reference": "Vidur 7d47513, Llama-2-70B, A100, TP 2",
             "fit": {phase: asdict(error) for phase, error in self.fit.items()},
             "above_limit": explained,
-            "padded_rows": [_named(row) for row in self.padded_rows],
+            "padded_rows": [row.named() for row in self.padded_rows],
         }
         write_json(path, self.rows, self.summaries(), **facts)
 
@@ -310,10 +310,6 @@ def request_rows(group: str, theirs: Latencies, ours: Latencies) -> list[Row]:
             numbers.get(metric, all_requests), values, ours.metrics()[metric], strict=True
         )
     ]
-
-
-def _named(row: Row) -> dict[str, Any]:
-    return {**asdict(row), "error": row.error}
 
 
 def _cell(row: Row) -> str:

@@ -48,7 +48,7 @@ def test_the_sample_has_the_named_runs() -> None:
 def test_runs_of_several_engines_in_one_are_left_out_with_their_number() -> None:
     runs, left_out = read_runs(model="MiniMax", gpu="h100")
     assert len(runs) == 15
-    assert left_out == {"attention is data parallel: several batches in one engine": 15}
+    assert left_out["attention is data parallel: several batches in one engine"] == 15
 
 
 @with_aic
@@ -60,7 +60,7 @@ def test_a_family_that_does_not_exist_is_an_error_that_says_where_to_look() -> N
 def test_a_file_that_is_no_sample_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "runs.csv"
     path.write_text("model,gpu\na,b\n")
-    with pytest.raises(ProfileError, match=r"runs\.csv: cannot be read as measured runs"):
+    with pytest.raises(ProfileError, match=r"runs\.csv: row 1: missing column silicon_ttft_ms"):
         read_runs(path)
 
 
@@ -213,7 +213,8 @@ def test_all_named_runs_are_met_within_the_bars(gpu: str, kv_type: str) -> None:
     assert result.left_out == {}
     found = {(each.group, each.metric): each for each in result.summaries()}
     assert all(each.holds is not False for each in found.values())
-    assert found["KV overflow", "ttft_ms"].n == {"h100": 3, "h200": 2}[gpu]
+    overflow = [found[group, "ttft_ms"].n for group in ("KV overflow", "overflow, fitted")]
+    assert overflow == {"h100": [2, 1], "h200": [1, 1]}[gpu]
     for metric in ("ttft_ms", "tpot_ms"):
         assert found["held out", metric].median_error < found["AIConfigurator", metric].median_error
 
@@ -249,7 +250,7 @@ def test_the_command_lists_families_and_refuses_what_is_not_there(capsys: pytest
 @pytest.mark.parametrize(("model", "gpu"), [("llama-3.1-70b-fp8", "h200"), ("llama-3.1-70b-fp8-kv16", "h100")])
 def test_served_profiles_and_their_engines_ship(model: str, gpu: str) -> None:
     served = find_profile(model, {"h200": "h200-141gb", "h100": "h100-80gb"}[gpu], 4, "vllm-served")
-    assert "fitted to real runs" in served.source
+    assert "real runs of InferenceMAX" in served.source
     engine = load_engine(f"vllm_v1_{gpu}")
     assert engine.async_scheduling
     assert engine.step_overhead_us > 0
@@ -258,10 +259,79 @@ def test_served_profiles_and_their_engines_ship(model: str, gpu: str) -> None:
     ) == load_engine("vllm_v1_async")
 
 
+@with_aic
+def test_what_ships_is_what_was_validated() -> None:
+    """Runs that were held out, with the shipped profiles and preset and nothing else."""
+    runs, _ = read_runs(model="Llama-3.1-70B", gpu="h200", engine="vllm")
+    held_out = [each for each in runs if each.concurrency <= 16 and each.deployment.tp in (2, 8)]
+    held_out = [each for each in held_out if each.output_tokens == 8192]
+    engine = load_engine("vllm_v1_h200")
+    tpot_errors, ttft_errors = [], []
+    for each in held_out:
+        profile = find_profile("llama-3.1-70b-fp8", "h200-141gb", each.deployment.tp, "vllm-served")
+        means = simulate(each, profile, engine.with_changes(max_batch_requests=each.concurrency), frontend_ms=7.5)
+        tpot_errors.append(abs(means.tpot_ms / each.tpot_ms - 1))
+        ttft_errors.append(abs(means.ttft_ms / each.ttft_ms - 1))
+    assert len(held_out) == 6
+    assert np.median(tpot_errors) < 0.02
+    assert np.median(ttft_errors) < 0.06
+
+
+@with_aic
 def test_a_served_profile_is_written_for_our_own_models_only(tmp_path: Path) -> None:
+    from pecgym.validation.deployments import Aic
     from pecgym.validation.served import write_served
     from pecgym.validation.silicon import FamilyResult, Setup
 
     other = FamilyResult(replace(FAMILY, model="Qwen/Qwen3-32B"), Setup("fp8"), Effects(), (), {})
     with pytest.raises(SpecError, match="no model or GPU file of ours is of Qwen/Qwen3-32B"):
-        write_served(other, tmp_path)
+        write_served(other, Aic(), tmp_path)
+
+
+# -- odd input --------------------------------------------------------------------------------------------------------
+
+HEADER = (
+    "model_path,system,backend,precision,mode,isl,osl,gemm_quant_mode,moe_quant_mode,batch_size,tp_size,pp_size,"
+    "attention_dp_size,moe_tp_size,moe_ep_size,silicon_ttft_ms,silicon_tpot_ms,silicon_data_source"
+)
+ROW = "m,h200_sxm,vllm,fp8,agg,1024,{osl},fp8,fp8,{users},{tp},1,1,{tp},1,{ttft},10.0,somewhere"
+
+
+def sample(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join([HEADER, *rows]) + "\n")
+    return path
+
+
+def row(osl: object = 128, users: object = 8, tp: object = 4, ttft: object = 100.0) -> str:
+    return ROW.format(osl=osl, users=users, tp=tp, ttft=ttft)
+
+
+def test_a_measurement_that_is_there_twice_is_one_run_on_the_fewest_gpus(tmp_path: Path) -> None:
+    runs, left_out = read_runs(sample(tmp_path / "runs.csv", row(tp=8), row(tp=4), row(tp=4), row(ttft=101.0)))
+    assert [(each.deployment.tp, each.ttft_ms) for each in runs] == [(4, 100.0), (4, 101.0)]
+    assert left_out == {"the same measurement as another row": 2}
+
+
+def test_rows_that_are_no_runs_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    rows = [row(), row(osl=1), row(ttft="nan"), row(tp=64), row(osl="")]
+    runs, left_out = read_runs(sample(tmp_path / "runs.csv", *rows))
+    assert len(runs) == 1
+    assert left_out == {
+        "one output token, which has no TPOT": 1,
+        "no TTFT, TPOT, concurrency, TP or lengths": 2,
+        "more than the 8 GPUs of a node in one tensor parallel replica": 1,
+    }
+
+
+def test_a_short_row_and_an_unknown_engine_are_errors_that_name_the_row(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match=r"runs\.csv: row 3: it has more or fewer cells"):
+        read_runs(sample(tmp_path / "runs.csv", row(), "m,h200_sxm"))
+    with pytest.raises(ProfileError, match=r"runs\.csv: row 2: backend is 'tgi'; choose vllm, sglang, trtllm"):
+        read_runs(sample(tmp_path / "runs.csv", row().replace("vllm", "tgi")))
+
+
+def test_a_folder_that_is_not_there_is_noticed_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert validate.main(["tetris", "--json", str(tmp_path / "none" / "out.json")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
