@@ -32,6 +32,7 @@ from pecgym.validation.silicon import (
     FITTED,
     HELD_OUT,
     OVERFLOW,
+    OVERFLOW_FITTED,
     TPOT,
     TTFT,
     FamilyResult,
@@ -137,12 +138,10 @@ def _compare_families(options: argparse.Namespace, runs: list[Run]) -> bool:
     if len(results) > 1:
         console.print(summary_table("all families", summaries))
     if options.plot:
-        title = (
-            " and ".join(str(result.family) for result in results) if len(results) <= 2 else f"{len(results)} families"
-        )
-        _plot(
-            options.plot, title, [row for result in results for row in result.rows()], [HELD_OUT, FITTED, OVERFLOW, AIC]
-        )
+        names = [str(result.family) for result in results]
+        title = " and ".join(names) if len(names) <= 2 else f"{len(names)} families of runs"
+        rows = [row for result in results for row in (*result.rows(), *result.aic_rows())]
+        _plot(options.plot, title, rows, [AIC, FITTED, HELD_OUT, OVERFLOW, OVERFLOW_FITTED])
     if options.write:
         for result in results:
             for path in write_served(result, silicon.aic, options.write):

@@ -60,8 +60,8 @@ class Aic:
     def prediction_ms(self, run: Run, kv_type: str, budget_tokens: int) -> tuple[float, float]:
         """The package's own TTFT and TPOT of a run, milliseconds, at `budget_tokens` prompt tokens per iteration.
 
-        It knows no ramp and no spread of lengths: every request has the nominal ones. Where a batch of that many
-        tokens holds more prompts than there are users it takes one prompt for each.
+        As the sample says, matrix kernels included. It knows no ramp and no spread of lengths: every request has the
+        nominal ones. Where a batch of that many tokens holds more prompts than there are users it takes one for each.
         """
         from aiconfigurator_core.sdk.config import RuntimeConfig
 
@@ -81,7 +81,11 @@ def _kernel_file(deployment: Deployment, kv_type: str) -> ProfileFile:
 
     family = deployment.family
     handle = EngineHandle.compile(
-        deployment.architecture, family.gpu, family.engine, **_spread(deployment), **_modes(deployment, kv_type)
+        deployment.architecture,
+        family.gpu,
+        family.engine,
+        **_spread(deployment),
+        **_modes(deployment, kv_type, deployment.kernel_mode),
     )
     steps = AicSteps(handle, handle, engine=family.engine)
     capacity, bytes_per_token = _kv_memory(deployment, kv_type)
@@ -121,12 +125,13 @@ def _kv_memory(deployment: Deployment, kv_type: str) -> tuple[int, int]:
         max_num_tokens=8192,
         max_batch_size=256,
         **_spread(deployment),
-        **_modes(deployment, kv_type),
+        **_modes(deployment, kv_type, deployment.kernel_mode),
     ).breakdown
     memory, share = parts["gpu_memory_capacity_bytes"], MEMORY_SHARE[family.engine]
     taken = parts["weights_bytes"] + DEFAULT_ACTIVATION_RESERVE_BYTES
     free = (memory - taken) * share if family.engine == "trtllm" else memory * share - taken
-    capacity = int(free // parts["kv_size_per_token_bytes"]) // BLOCK_TOKENS * BLOCK_TOKENS
+    # By the model's own curve: layers with a window or a recurrent state do not grow with every token.
+    capacity = int(parts["tokens_from_kv_bytes"](max(0.0, free))) // BLOCK_TOKENS * BLOCK_TOKENS
     if capacity < BLOCK_TOKENS:
         raise ProfileError(f"{deployment.family}, TP{deployment.tp}: the weights leave no KV memory")
     return capacity, math.ceil(parts["kv_size_per_token_bytes"] * deployment.tp)
@@ -140,7 +145,7 @@ def _own_model(deployment: Deployment, kv_type: str) -> tuple[Any, Any, Any]:
     from aiconfigurator_core.sdk.perf_database import get_database
 
     family = deployment.family
-    config = build_model_config(**_spread(deployment), **_modes(deployment, kv_type))
+    config = build_model_config(**_spread(deployment), **_modes(deployment, kv_type, deployment.gemm_mode))
     model = get_model(deployment.architecture, config, family.engine)
     return get_backend(family.engine), model, get_database(family.gpu, family.engine, DATA_VERSION)
 
@@ -150,8 +155,8 @@ def _spread(deployment: Deployment) -> dict[str, int]:
     return {"tp_size": deployment.tp, "moe_tp_size": deployment.moe_tp, "moe_ep_size": deployment.moe_ep, **one}
 
 
-def _modes(deployment: Deployment, kv_type: str) -> dict[str, str]:
-    modes = {"gemm_quant_mode": deployment.gemm_mode, "moe_quant_mode": deployment.moe_mode}
+def _modes(deployment: Deployment, kv_type: str, gemm_mode: str) -> dict[str, str]:
+    modes = {"gemm_quant_mode": gemm_mode, "moe_quant_mode": deployment.moe_mode}
     return {"kvcache_quant_mode": kv_type, **{key: mode for key, mode in modes.items() if mode}}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ NAMES = {
     "prefill_s": "prefill, s",
 }
 _STYLES: tuple[dict[str, Any], ...] = (
-    {"color": "#1f6fb2", "marker": "o"},
-    {"color": "#d95f02", "marker": "s"},
-    {"color": "#7a3d9c", "marker": "^"},
     {"color": "#9a9a9a", "marker": "x"},
+    {"color": "#d95f02", "marker": "s"},
+    {"color": "#1f6fb2", "marker": "o"},
+    {"color": "#7a3d9c", "marker": "^"},
     {"color": "#2a9d5c", "marker": "D"},
 )
 
@@ -42,7 +43,7 @@ def write_scatter(
     figure = Figure(figsize=(4.6 * len(by_metric) + 0.4, 4.6), layout="constrained", dpi=130)
     panels = figure.subplots(1, len(by_metric), squeeze=False)[0]
     for panel, (metric, chosen) in zip(panels, by_metric.items(), strict=True):
-        for style, group in zip(_STYLES, groups, strict=False):
+        for style, group in zip(cycle(_STYLES), groups, strict=False):
             points = np.array([(row.reference, row.simulated) for row in chosen if row.group == group])
             if len(points):
                 panel.scatter(*points.T, s=22, alpha=0.75, linewidths=1.2, label=f"{group} ({len(points)})", **style)

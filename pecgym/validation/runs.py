@@ -14,6 +14,8 @@ from pathlib import Path
 
 from pecgym.errors import ProfileError
 
+# Measured with nvidia/Llama-3.1-70B-Instruct-FP8 (InferenceMAX's README); the second is such a checkpoint itself.
+_STATIC_SCALES = ("meta-llama/Llama-3.1-70B", "nvidia/Llama-3.1-8B-Instruct-FP8")
 ENGINES = {"vllm": "vllm_v1_async", "sglang": "sglang", "trtllm": "trtllm"}
 """The engines of the sample and the presets of them."""
 NODE_GPUS = 8
@@ -49,7 +51,7 @@ class Family:
 
 @dataclass(frozen=True, order=True)
 class Deployment:
-    """How one replica of a family is spread over GPUs, and the modes of its matrix kernels ("": the package's)."""
+    """How one replica of a family is spread over GPUs, and what the sample says of its matrix kernels ("": nothing)."""
 
     family: Family
     tp: int
@@ -62,6 +64,12 @@ class Deployment:
     def architecture(self) -> str:
         """The package's name of the model's architecture."""
         return _SAME_ARCHITECTURE.get(self.family.model, self.family.model)
+
+    @property
+    def kernel_mode(self) -> str:
+        """The mode of its matrix kernels: where FP8 checkpoints have static scales for activations, the kernels do."""
+        static = self.gemm_mode == "fp8" and self.family.model in _STATIC_SCALES
+        return "fp8_static" if static else self.gemm_mode
 
 
 @dataclass(frozen=True, order=True)
