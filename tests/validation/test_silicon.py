@@ -188,12 +188,11 @@ def test_no_times_for_a_deployment_is_an_error_that_names_it() -> None:
 
 @with_aic
 def test_few_users_are_met_within_the_bars(tmp_path: Path) -> None:
-    """A part of the named runs that is quick: H200, up to 16 users. All of them are in test_silicon_slow.py."""
+    """A part of the named runs that is quick: H200, up to 16 users, who leave open of which type the KV cache is."""
     from pecgym.validation.silicon import Silicon
 
     runs, _ = read_runs(model="Llama-3.1-70B", gpu="h200", engine="vllm")
     result = Silicon().compare([each for each in runs if each.concurrency <= 16])
-    assert result.setup.kv_type == "fp8"
     found = {(each.group, each.metric): each for each in result.summaries()}
     for metric in ("ttft_ms", "tpot_ms"):
         assert found["held out", metric].holds
