@@ -145,6 +145,8 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
         steady = False  # the next boundary may displace somebody for it
     if replica.queue != NONE and not is_seen(state, replica.queue, replica.seen_ps):
         steady = False  # the next boundary knows of it
+    if replica.holding_back == 1 and replica.queue != NONE:
+        steady = False  # who is held back was the head; the next boundary looks at the one behind it
     if settings.ask_batches == 1 and asks_who_joins(state, r):
         steady = False  # at the next boundary the answer may be another
     return DONE, steady

@@ -116,3 +116,37 @@ def test_a_swap_beside_a_long_is_waited_for_once() -> None:
         group_costs=make_group_costs(7, np.tile([0, 9, 18], (4, 2, 1)), 0, 0),
     )
     assert_same(case)
+
+
+def test_a_pushed_cache_behind_a_prompt_that_is_held_back_joins_at_the_next_iteration() -> None:
+    """The evicted prompt in front of it has been admitted, and waits for its batch; the cache does not."""
+    lengths = [17, 12, 15, 6, 8, 8, 7, 5, 5, 10, 5, 1, 4, 2]
+    trace = Trace(
+        np.array([0, 1, 2, 2, 2, 3, 3, 4, 4, 4, 5, 6, 6, 7]) * 1e-12,
+        np.ones(14, np.int64),
+        np.array(lengths),
+        is_long=np.array([True, False, True] + [False] * 11),
+    )
+    engine = EngineSettings(
+        max_batch_requests=5,
+        max_batch_tokens=20,
+        group_order="decode_first",
+        mixing=True,
+        block_tokens=1,
+        watermark=0.0,
+        kv_capacity_tokens=20,
+        batch_wait_iterations=2,
+        batch_wait_ratio=0.3,
+    )
+    case = Case(
+        n_replicas=2,
+        profile=make_profile(g_tokens=(1, 8, 64), g_ps=(1, 1, 101)),
+        settings=engine,
+        policy="pecsched",
+        workload=trace,
+        random_state=0,
+        rules=LongRules(colocation_tokens=0, decode_replicas=1.0, switch_s=1e-12, push_visible_s=1e-12),
+        topology=Topology(replicas_per_node=1, layers=1),
+        group_costs=make_group_costs(7, np.tile([0, 11], (4, 2, 1)), 0, 0),
+    )
+    assert_same(case)
