@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
+
 from agents.config import AgentConfig, EvaluationConfig, LoggerConfig
-from pecgym.envs.options import EnvironmentConfig
+from pecgym.configs import EngineConfig, ScenarioConfig, WorkloadConfig
+from pecgym.envs.config import EpisodeConfig, RewardConfig
+from pecgym.envs.options import EnvironmentConfig, EnvOptions
 from pecgym.errors import SpecError
 
 
@@ -80,6 +84,23 @@ class TrainConfig(EnvironmentConfig):
             for label, settings in mixed.items()
             for hour in self.hours
         }
+
+
+def register_schemas() -> None:
+    """Makes the files of conf/train.yaml and of its groups strict."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="train", node=TrainConfig, package="_global_")
+    for name, node in (
+        ("env", EnvOptions),
+        ("engine", EngineConfig),
+        ("workload", WorkloadConfig),
+        ("scenario", ScenarioConfig),
+        ("episode", EpisodeConfig),
+        ("reward", RewardConfig),
+        ("agent", AgentConfig),
+        ("logger", LoggerConfig),
+    ):
+        store.store(group="schema", name=name, node=node)
 
 
 def _changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

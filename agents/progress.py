@@ -17,8 +17,10 @@ class Shown:
         shown.done(10)
     """
 
-    def __init__(self, bar: bool | None = None) -> None:
-        """bar: whether there is one; None: on a terminal. Jobs that share a terminal have none."""
+    def __init__(self, bar: bool | None = None, quiet: bool = False) -> None:
+        """bar: whether there is one; None: on a terminal. Jobs that share a terminal have none. quiet: only what is to
+        stay is shown."""
+        bar, self._quiet = (False if quiet else bar), quiet
         self._console = Console(stderr=True, soft_wrap=True, highlight=False)
         self._has_bar = self._console.is_terminal if bar is None else bar
         columns = (
@@ -53,7 +55,7 @@ class Shown:
         """The last result, behind the bar; where there is none, a line of its own."""
         if self._has_bar:
             self._progress.update(self._task, note=escape(text))
-        else:
+        elif not self._quiet:
             self.say(text)
 
     def say(self, text: str) -> None:

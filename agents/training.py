@@ -62,10 +62,11 @@ class Course:
     env_s: float = 0.0
 
 
-def train(values: TrainConfig, out: Path, watch: Watch | None = None, bar: bool | None = None) -> dict[str, Any]:
+def train(values: TrainConfig, out: Path, watch: Watch | None = None, shown: Shown | None = None) -> dict[str, Any]:
     """Trains as configured, or goes on where a run in `out` stopped; what summary.json says.
 
-    watch: may end the run by an exception. bar: whether there is a progress bar; None: on a terminal.
+    watch: may end the run by an exception; it is told of the evaluations before a resume again. shown: what is seen of
+    it; None: a bar on a terminal.
 
     Raises:
         PecGymError: what cannot work, also a folder with a run of another configuration.
@@ -78,9 +79,12 @@ def train(values: TrainConfig, out: Path, watch: Watch | None = None, bar: bool 
     if (out / "summary.json").exists():
         summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
         return summary
-    with Shown(bar) as shown, _interruptible(shown) as asked_to_stop:
+    shown = shown or Shown()
+    with shown, _interruptible(shown) as asked_to_stop:
         validation = Validation(values.env.id, values.parts(), values.evaluation)
         model, course = _begin_or_go_on(values, out, shown)
+        for row in course.evaluations if watch is not None else []:
+            watch(int(row["steps"]), row["score"])
         sinks, remark = open_sinks(values.logger, out, values.name, asdict(values), model.num_timesteps)
         if remark:
             shown.say(remark)

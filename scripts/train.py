@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ is of
 
 import gymnasium as gym
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -27,14 +26,11 @@ from rich.table import Table
 from rich.text import Text
 
 import pecgym  # noqa: F401 - registers the environments
-from pecgym.configs import EngineConfig, ScenarioConfig, WorkloadConfig
-from pecgym.envs.config import EpisodeConfig, RewardConfig
-from pecgym.envs.options import EnvOptions
 from pecgym.errors import PecGymError
 
 try:
-    from agents.config import AgentConfig, LoggerConfig
-    from agents.options import TrainConfig
+    from agents.options import TrainConfig, register_schemas
+    from agents.progress import Shown
     from agents.training import train
     from agents.validation import MEASURES
 except ImportError as error:
@@ -42,19 +38,7 @@ except ImportError as error:
 
 FOLDER = Path("results/train")
 
-store = ConfigStore.instance()
-store.store(group="schema", name="train", node=TrainConfig, package="_global_")
-for name, node in (
-    ("env", EnvOptions),
-    ("engine", EngineConfig),
-    ("workload", WorkloadConfig),
-    ("scenario", ScenarioConfig),
-    ("episode", EpisodeConfig),
-    ("reward", RewardConfig),
-    ("agent", AgentConfig),
-    ("logger", LoggerConfig),
-):
-    store.store(group="schema", name=name, node=node)
+register_schemas()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -63,7 +47,7 @@ def main(config: Any) -> float:
     try:
         values: TrainConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
         out = _folder(values)
-        summary = train(values, out, bar=False if _is_sweep() else None)
+        summary = train(values, out, shown=Shown(bar=False if _is_sweep() else None))
     except (PecGymError, gym.error.Error) as error:
         _fail(str(error))
     except KeyboardInterrupt:
