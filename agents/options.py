@@ -86,10 +86,10 @@ class TrainConfig(EnvironmentConfig):
         }
 
 
-def register_schemas() -> None:
-    """Makes the files of conf/train.yaml and of its groups strict."""
+def register_schemas(whole: type[TrainConfig] = TrainConfig) -> None:
+    """Makes conf/train.yaml and the files of its groups strict; whole: all keys, those of a script that extends it."""
     store = ConfigStore.instance()
-    store.store(group="schema", name="train", node=TrainConfig, package="_global_")
+    store.store(group="schema", name="train", node=whole, package="_global_")
     for name, node in (
         ("env", EnvOptions),
         ("engine", EngineConfig),

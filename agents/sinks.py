@@ -53,7 +53,7 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise ImportError("tensorboard is not installed: pip install 'pecgym[train]'") from error
+            raise ImportError(f"tensorboard cannot be imported ({error}): pip install -e '.[train]'") from error
         self._writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=steps + 1 if steps else None)  # type: ignore[no-untyped-call]
 
     def write(self, group: str, row: Row) -> None:
@@ -69,17 +69,17 @@ class _TensorBoard:
 class _WandB:
     """A run of Weights & Biases; offline into the folder of the run, for `wandb sync`."""
 
-    def __init__(self, out: Path, name: str, settings: LoggerConfig, config: dict[str, Any]) -> None:
+    def __init__(self, out: Path, settings: LoggerConfig, config: dict[str, Any]) -> None:
         try:
             import wandb
         except ImportError as error:
-            raise ImportError("wandb is not installed: pip install 'pecgym[train]'") from error
-        if settings.mode == "online" and not wandb.api.api_key:
+            raise ImportError(f"wandb cannot be imported ({error}): pip install -e '.[train]'") from error
+        if settings.mode == "online" and not wandb.login(prompt=False):
             raise SpecError("logger.mode=online: nobody is logged in; run `wandb login` first, or logger=wandb_offline")
         self._run: Any = wandb.init(
             project=settings.project,
-            name=name,
-            id=name,
+            name=out.name,
+            id=out.name,
             resume="allow" if settings.mode == "online" else None,
             mode="online" if settings.mode == "online" else "offline",
             dir=str(out),
@@ -97,9 +97,7 @@ class _WandB:
         self._finish()  # also in a sweep: the next job of this process begins a run of its own
 
 
-def open_sinks(
-    settings: LoggerConfig, out: Path, name: str, config: dict[str, Any], steps: int
-) -> tuple[list[Sink], str]:
+def open_sinks(settings: LoggerConfig, out: Path, config: dict[str, Any], steps: int) -> tuple[list[Sink], str]:
     """What the logger of the configuration stands for, and a line to show if it could not be had.
 
     steps: where the run goes on. Raises SpecError if it is required and not installed.
@@ -108,7 +106,7 @@ def open_sinks(
         if settings.kind == "tensorboard":
             return [_TensorBoard(out, steps)], ""
         if settings.kind == "wandb":
-            return [_WandB(out, name, settings, config)], ""
+            return [_WandB(out, settings, config)], ""
     except ImportError as error:
         if settings.required:
             raise SpecError(f"logger.kind={settings.kind}: {error}, or choose logger=none") from error

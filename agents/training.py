@@ -79,18 +79,19 @@ def train(values: TrainConfig, out: Path, watch: Watch | None = None, shown: Sho
     if (out / "summary.json").exists():
         summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
         return summary
-    shown = shown or Shown()
-    with shown, _interruptible(shown) as asked_to_stop:
+    display = Shown() if shown is None else shown
+    with display, _interruptible(display) as asked_to_stop:
         validation = Validation(values.env.id, values.parts(), values.evaluation)
-        model, course = _begin_or_go_on(values, out, shown)
-        for row in course.evaluations if watch is not None else []:
-            watch(int(row["steps"]), row["score"])
-        sinks, remark = open_sinks(values.logger, out, values.name, asdict(values), model.num_timesteps)
+        model, course = _begin_or_go_on(values, out, display)
+        if watch is not None:
+            for row in course.evaluations:
+                watch(int(row["steps"]), row["score"])
+        sinks, remark = open_sinks(values.logger, out, asdict(values), model.num_timesteps)
         if remark:
-            shown.say(remark)
+            display.say(remark)
         try:
-            run = _Run(values, out, course, validation, sinks, shown, watch, asked_to_stop)
-            shown.begin("training", values.agent.total_timesteps, model.num_timesteps)
+            run = _Run(values, out, course, validation, sinks, display, watch, asked_to_stop)
+            display.begin("training", values.agent.total_timesteps, model.num_timesteps)
             left = max(0, values.agent.total_timesteps - model.num_timesteps)
             model.learn(left, run, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         finally:
@@ -241,7 +242,7 @@ class _Run(BaseCallback):
             self._course.best = (found, steps)
             save_agent(self._out / "best.pt", self.model)
         best, at = self._course.best
-        self._shown.note(f"step {steps:,}: score {found:+.3f}, best {best:+.3f} at {at:,}")
+        self._shown.note(f"{self._out.name}, step {steps:,}: score {found:+.3f}, best {best:+.3f} at {at:,}")
         if self._watch is not None:
             self._watch(steps, found)
 

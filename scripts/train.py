@@ -9,6 +9,7 @@ docs/train.md lists the keys. A run that was interrupted or killed goes on when 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ except ImportError as error:
     sys.exit(f"error: {error}: training needs pip install -e '.[train]'")
 
 FOLDER = Path("results/train")
+LONGEST_NAME = 120
 
 register_schemas()
 
@@ -66,6 +68,8 @@ def _folder(values: TrainConfig) -> Path:
     if not _is_sweep():
         return Path(values.out) if values.out is not None else FOLDER / values.name
     differs = re.sub("[^A-Za-z0-9_.,=-]", "_", HydraConfig.get().job.override_dirname)
+    if len(differs) > LONGEST_NAME:
+        differs = hashlib.sha256(differs.encode()).hexdigest()[:12]  # config.yaml says what it stands for
     return Path(values.out or FOLDER) / ",".join(filter(None, [values.name, differs]))
 
 

@@ -16,7 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # agents/ is of
 
 import gymnasium as gym
 import hydra
-from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -33,8 +32,7 @@ except ImportError as error:
 
 FOLDER = Path("results/tune")
 
-register_schemas()
-ConfigStore.instance().store(group="schema", name="train", node=TuneConfig, package="_global_")
+register_schemas(TuneConfig)
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="tune")

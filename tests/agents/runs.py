@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from agents.options import TrainConfig, register_schemas
+from agents.tuning import TuneConfig
 from tests.conftest import REPOSITORY
 
 SMALL = [
@@ -31,14 +36,23 @@ WALL_CLOCK = ("seconds", "steps_per_s", "env_share")
 """Columns of the curve in which equal runs differ."""
 
 
-def command(*arguments: str, script: str = "train.py") -> list[str]:
-    return [sys.executable, str(REPOSITORY / "scripts" / script), *arguments]
+def configured(*overrides: str, name: str = "train") -> Any:
+    """The configuration of a training run, as scripts/train.py gets it. Raises what its values raise."""
+    register_schemas(TuneConfig if name == "tune" else TrainConfig)
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return OmegaConf.to_object(compose(name, list(overrides)))
+
+
+def small(*overrides: str) -> TrainConfig:
+    found = configured(*SMALL, *overrides)
+    assert isinstance(found, TrainConfig)
+    return found
 
 
 def start(*arguments: str, cwd: Path, script: str = "train.py") -> subprocess.Popen[str]:
     """A script as a user starts it, from a folder of its own."""
     return subprocess.Popen(
-        command(*arguments, script=script),
+        [sys.executable, str(REPOSITORY / "scripts" / script), *arguments],
         cwd=cwd,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         stdout=subprocess.PIPE,
