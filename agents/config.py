@@ -21,21 +21,22 @@ def _require(prefix: str, settings: Any, *rules: tuple[str, bool, str]) -> None:
 
 @dataclass
 class ImitationConfig:
-    """Behaviour cloning of the reference policy before PPO.
+    """Behaviour cloning of the reference policy before reinforcement learning (agents.imitation).
 
     Attributes:
-        steps: decisions of the reference policy, over all copies, that are cloned; 0: none, PPO starts from scratch.
-        epochs: passes over them.
-        batch_size: decisions in a gradient step.
+        steps: decisions of all copies together; 0: none, PPO starts from scratch.
+        epochs: passes over each rollout.
         learning_rate: of Adam.
-        vf_coef: weight of the regression of returns beside the cross-entropy of actions.
+        taught_share: the reference policy acts in all copies at first, and in none after this share of the steps.
+        smoothing: share of the probability that is spread evenly over all valid actions: a policy that is certain of
+            everything explores nothing.
     """
 
-    steps: int = 0
-    epochs: int = 4
-    batch_size: int = 2048
+    steps: int = 200_000
+    epochs: int = 3
     learning_rate: float = 1e-3
-    vf_coef: float = 0.5
+    taught_share: float = 0.5
+    smoothing: float = 0.1
 
     def __post_init__(self) -> None:
         _require(
@@ -43,9 +44,8 @@ class ImitationConfig:
             self,
             ("steps", self.steps >= 0, "must be 0 or more"),
             ("epochs", self.epochs >= 1, "must be 1 or more"),
-            ("batch_size", self.batch_size >= 2, "must be 2 or more"),
             ("learning_rate", 0 < self.learning_rate < 1, "must be above 0, below 1"),
-            ("vf_coef", 0 <= self.vf_coef < 1e6, "must be 0 or more"),
+            *((key, 0 <= getattr(self, key) <= 1, "must be 0 to 1") for key in ("taught_share", "smoothing")),
         )
 
 
@@ -64,7 +64,8 @@ class AgentConfig:
         learning_rate: of Adam, at the beginning.
         learning_rate_decay: "constant", or "linear" to 0 at `total_timesteps`.
         gamma: discount of a decision; that of a second is reward.discount_per_s.
-        gae_lambda: of generalised advantage estimation.
+        gae_lambda: of generalised advantage estimation, per decision.
+        trace_per_s: the same per second, besides.
         clip_range: of the ratio of probabilities.
         ent_coef: weight of the entropy.
         vf_coef: weight of the value loss.
@@ -84,6 +85,7 @@ class AgentConfig:
     learning_rate_decay: str = "linear"
     gamma: float = 1.0
     gae_lambda: float = 0.95
+    trace_per_s: float = 1.0
     clip_range: float = 0.2
     ent_coef: float = 0.003
     vf_coef: float = 0.5
@@ -107,10 +109,18 @@ class AgentConfig:
                 self.learning_rate_decay in LEARNING_RATES,
                 f"choose one of {', '.join(LEARNING_RATES)}",
             ),
-            *((key, 0 < getattr(self, key) <= 1, "must be above 0, at most 1") for key in ("gamma", "gae_lambda")),
+            *(
+                (key, 0 < getattr(self, key) <= 1, "must be above 0, at most 1")
+                for key in ("gamma", "gae_lambda", "trace_per_s")
+            ),
             ("clip_range", 0 < self.clip_range < 1, "must be above 0, below 1"),
             *((key, 0 <= getattr(self, key) < 1e6, "must be 0 or more") for key in ("ent_coef", "vf_coef")),
             ("max_grad_norm", 0 < self.max_grad_norm < 1e6, "must be above 0"),
+            (
+                "network",
+                self.network == "set" or not self.imitation.steps,
+                "cannot imitate; give agent.imitation.steps=0 as well, or agent=mlp",
+            ),
             ("target_kl", self.target_kl is None or self.target_kl > 0, "must be above 0, or null"),
         )
 

@@ -9,15 +9,21 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
+from agents.buffer import TimedRolloutBuffer
 from agents.config import AgentConfig
+from agents.network import SetPolicy
 
 
-def make_model(settings: AgentConfig, copies: VecEnv, seed: int, device: str) -> MaskablePPO:
+def make_model(
+    settings: AgentConfig, copies: VecEnv, discount_per_s: float, seed: int, device: str = "cpu"
+) -> MaskablePPO:
     """An untrained agent for these copies; the seed is of its weights, its actions and the windows of the copies."""
+    own_network = settings.network == "set"
+    layers: dict[str, Any] = {"hidden": settings.hidden} if own_network else {"net_arch": [settings.hidden] * 2}
     decays = settings.learning_rate_decay == "linear"
     rate: Any = LinearSchedule(settings.learning_rate, 0.0, 1.0) if decays else settings.learning_rate
     model = MaskablePPO(
-        "MultiInputPolicy",
+        SetPolicy if own_network else "MultiInputPolicy",
         copies,
         learning_rate=rate,
         n_steps=settings.n_steps,
@@ -30,7 +36,9 @@ def make_model(settings: AgentConfig, copies: VecEnv, seed: int, device: str) ->
         vf_coef=settings.vf_coef,
         max_grad_norm=settings.max_grad_norm,
         target_kl=settings.target_kl,
-        policy_kwargs={"net_arch": [settings.hidden, settings.hidden]},
+        rollout_buffer_class=TimedRolloutBuffer,
+        rollout_buffer_kwargs={"discount_per_s": discount_per_s, "trace_per_s": settings.trace_per_s},
+        policy_kwargs=layers,
         seed=seed,
         device=device,
     )

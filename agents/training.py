@@ -18,8 +18,10 @@ import yaml
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.config import changed_keys
+from agents.buffer import StepLengths
+from agents.config import ImitationConfig, changed_keys
 from agents.copies import MixedVecEnv, TimeNormalize, training_copies
+from agents.imitation import ImitationRound, clone
 from agents.options import TrainConfig
 from agents.ppo import make_model
 from agents.progress import Shown
@@ -93,7 +95,7 @@ def train(values: TrainConfig, out: Path, watch: Watch | None = None, shown: Sho
             run = _Run(values, out, course, validation, sinks, display, watch, asked_to_stop)
             display.begin("training", values.agent.total_timesteps, model.num_timesteps)
             left = max(0, values.agent.total_timesteps - model.num_timesteps)
-            model.learn(left, run, log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
+            model.learn(left, [StepLengths(), run], log_interval=None, reset_num_timesteps=False)  # type: ignore[arg-type]
         finally:
             for sink in sinks:
                 sink.close()
@@ -126,18 +128,39 @@ def _begin_or_go_on(values: TrainConfig, out: Path, shown: Shown) -> tuple[Maska
     last = out / "last.zip"
     if last.exists():
         state = load_state(last)
-        model = make_model(values.agent, copies_of(state), values.seed, values.device)
+        model = _new_model(values, copies_of(state))
         restore(model, state)
         course = Course(**state["own"])
         shown.say(f"{out}: goes on at step {model.num_timesteps:,}")
         return model, course
     copies = training_copies(values.env.id, values.parts(), values.agent.n_envs)
-    normalize = TimeNormalize(copies, values.agent.gamma)
-    model = make_model(values.agent, normalize, values.seed, values.device)
-    if values.agent.imitation.steps:
-        raise SpecError("agent.imitation.steps: not here yet")
+    model = _new_model(values, TimeNormalize(copies, values.agent.gamma))
+    _imitate(model, values.agent.imitation, shown)
     copies.seconds = 0.0
     return model, Course()
+
+
+def _new_model(values: TrainConfig, copies: TimeNormalize) -> MaskablePPO:
+    return make_model(values.agent, copies, values.reward.discount_per_s, values.seed, values.device)
+
+
+def _imitate(model: MaskablePPO, settings: ImitationConfig, shown: Shown) -> None:
+    """Behaviour cloning, if it is asked for."""
+    if not settings.steps:
+        return
+    copies = model.get_env()
+    assert copies is not None
+    model._last_obs, model._last_episode_starts = copies.reset(), np.ones(copies.num_envs, bool)  # type: ignore[assignment]
+    shown.begin("imitation", settings.steps)
+    done = 0
+
+    def report(found: ImitationRound) -> None:
+        nonlocal done
+        shown.done(found.steps - done)
+        done = found.steps
+        shown.note(f"imitation, step {done:,}: agrees in {found.agreement:.1%} of the decisions")
+
+    clone(model, settings, report)
 
 
 class _Run(BaseCallback):

@@ -17,7 +17,8 @@ from tests.conftest import REPOSITORY
 
 SMALL = [
     "agent=quick",
-    "agent.network=mlp",
+    "agent.hidden=8",
+    "agent.imitation.steps=400",
     "agent.total_timesteps=2000",
     "agent.n_envs=4",
     "agent.n_steps=50",

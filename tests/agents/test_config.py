@@ -18,6 +18,7 @@ from tests.conftest import REPOSITORY
     ("override", "named"),
     [
         ("agent.network=cnn", "agent.network"),
+        ("agent.network=mlp", "agent.imitation.steps=0"),
         ("agent.learning_rate=2", "agent.learning_rate"),
         ("agent.batch_size=9999", "agent.batch_size"),
         ("agent.learning_rate_decay=cosine", "agent.learning_rate_decay"),

@@ -81,5 +81,5 @@ def test_a_finished_run_is_shown_again_and_another_configuration_is_refused(unin
 
     other = finish(start(*SMALL, "out=run", "agent.hidden=16", cwd=uninterrupted.parent))
     assert other.returncode == 2
-    assert "agent.hidden: 32, now 16" in other.stderr
+    assert "agent.hidden: 8, now 16" in other.stderr
     assert "fresh=true" in other.stderr
