@@ -51,6 +51,8 @@ def main(config: Any) -> float:
         out = _folder(values)
         summary = train(values, out, shown=Shown(bar=False if _is_sweep() else None))
     except (PecGymError, gym.error.Error) as error:
+        if _is_sweep():
+            raise  # the launcher tells of it; a process of a cluster that ended would count as a crash
         _fail(str(error))
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: what was saved is kept; the same command continues")
