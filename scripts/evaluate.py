@@ -1,4 +1,4 @@
-"""The main job: policies x workloads x seeds, in parallel processes, to a table, per-request Parquet and summaries.
+"""The main job: policies x workloads x seeds x windows in parallel, to tables, per-request Parquet and summaries.
 
     python scripts/evaluate.py policies=[fifo,jsq_tokens] seeds=[0,1] workload.path=my_trace.csv out=results/mine
     python scripts/evaluate.py --config-name paper    # PecSched's tables, as docs/pecsched.md
@@ -14,7 +14,7 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -61,6 +61,9 @@ class EvaluateConfig:
     out: str = "results/evaluate"
     workers: int | None = None
     until_s: float | None = None
+    split: str | None = None
+    windows: int | None = None
+    window_requests: int = 1000
     requests: bool = True
     fresh: bool = False
     record: bool = False
@@ -100,6 +103,9 @@ def main(config: EvaluateConfig) -> None:
         profile=values.profile,
         tp=values.tp,
         until_s=values.until_s,
+        split=values.split,
+        windows=values.windows,
+        window_requests=values.window_requests,
     )
     command = " ".join(["python", "scripts/evaluate.py", *(shlex.quote(argument) for argument in sys.argv[1:])])
     try:
@@ -127,9 +133,18 @@ def main(config: EvaluateConfig) -> None:
     if not console.is_terminal:
         console.width = 180
     console.print(results_table(result.rows, narrow=console.width < 145))
-    for note in sorted({note for row in result.rows for note in row["notes"]}):
+    for note in _notes(result.rows):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(result.where(), highlight=False, soft_wrap=True)
+
+
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    """What the runs noted; of notes that begin alike up to a colon, one."""
+    notes = sorted({note for row in rows for note in row["notes"]})
+    alike: dict[str, list[str]] = {}
+    for note in notes:
+        alike.setdefault(note.partition(":")[0], []).append(note)
+    return [of[-1] + (f" (and {len(of) - 1} more like it)" if len(of) > 1 else "") for of in alike.values()]
 
 
 def _default_policies(values: EvaluateConfig) -> tuple[str, ...]:

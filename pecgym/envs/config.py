@@ -11,9 +11,8 @@ from pecgym.errors import SpecError
 from pecgym.experiment import Experiment
 from pecgym.strict import from_mapping
 from pecgym.units import HORIZON_S
+from pecgym.workload.splits import SPLITS
 
-SPLITS = {"all": (0.0, 1.0), "train": (0.0, 0.6), "validation": (0.6, 0.8), "test": (0.8, 1.0)}
-"""Parts of a trace, by its requests in order of arrival."""
 ENDS = ("drain", "cut")
 CONTROLS = ("placement", "preemption", "disaggregation", "start", "order", "sp_degree", "sp_strategy", "roles")
 """What an agent can decide; docs/environment.md."""

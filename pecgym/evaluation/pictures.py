@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +56,5 @@ def _write_traces(plan: EvaluationPlan, path: str) -> list[Path]:
     files = [Path(path.replace("{policy}", re.sub("[^A-Za-z0-9_-]", ".", job.policy))) for job in first]
     for job, file in zip(first, files, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)
-        log = job.make(record=True).run(math.inf if plan.until_s is None else plan.until_s)
-        write_trace(log, file)
+        write_trace(job.run(record=True), file)
     return files

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import threading
 import traceback
@@ -121,17 +120,17 @@ def run_job(job: Job, runs: Path, keep: Keep, key: str) -> None:
     Raises PecGymError, also for an exception in a user's policy, which it names with the place.
     """
     try:
-        log = job.make(keep.timelines).run(math.inf if job.plan.until_s is None else job.plan.until_s)
+        log = job.run(keep.timelines)
     except PecGymError:
         raise
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise EngineError(
-            f"policy {job.policy} on workload {job.workload.label()}, seed {job.seed}: {type(error).__name__}: {error} "
+            f"policy {job.policy} on {job.where()}: {type(error).__name__}: {error} "
             f"({place.filename}, line {place.lineno})"
         ) from error
     row = log.metrics() | {"digest": log.digest()}
-    labels = {key: row[key] for key in ("policy", "workload", "scenario", "seed")}
+    labels = {key: row[key] for key in ("policy", "workload", "scenario", "seed", *job.window_labels())}
     if log.timeline is not None:
         with _replacing(runs / f"{key}.timeline.parquet") as path:
             log.timeline.save(path, **labels)
