@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ def to_wait(agent: Scripted) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def _copies_are_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _copies_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """The scripted agents look into the copies that ask them."""
     init = AgentRun.__init__
 
@@ -61,7 +61,6 @@ def _copies_are_known(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         self._agent.copies = self._copies  # type: ignore[attr-defined]
 
     monkeypatch.setattr(AgentRun, "__init__", told)
-    yield
 
 
 def experiment_of(world: dict[str, Any]) -> Any:
