@@ -1,0 +1,1 @@
+"""Agents that learn to schedule: PPO over the environments of pecgym. Part of the checkout, not of the package."""
