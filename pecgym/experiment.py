@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pecgym.cluster import Cluster, make_cluster
 from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
@@ -27,20 +27,26 @@ class Experiment:
 
     def make(self, policy: str | Policy, seed: int, record: bool = False) -> Cluster:
         """The cluster, with its workload at the scenario's load; record: with a timeline. Raises PecGymError."""
-        trace, scale = self.workload.load(seed), self.workload.speedup
-        if self.scenario.load is not None:
-            cluster = self.with_trace(policy, trace, seed)
-            per_node = cluster.spec.gpus_per_node // cluster.profile.tp
-            load, n_replicas = self.scenario.load, cluster.n_replicas
-            costs = cluster.group_costs
-            trace, factor = scale_to_load(trace, load, n_replicas, cluster.profile, cluster.engine, costs, per_node)
-            scale *= factor
+        trace, scale = self.arrivals(seed)
         return self.with_trace(policy, trace, seed, scale, record)
 
+    def arrivals(self, seed: int) -> tuple[Trace, float]:
+        """The workload at the scenario's load, the same for every policy, and the factor on its own rate."""
+        trace, scale = self.workload.load(seed), self.workload.speedup
+        if self.scenario.load is None:
+            return trace, scale
+        cluster = replace(self, long=LongConfig()).with_trace(None, trace, seed)
+        per_node = cluster.spec.gpus_per_node // cluster.profile.tp
+        load, n_replicas = self.scenario.load, cluster.n_replicas
+        costs = cluster.group_costs
+        trace, factor = scale_to_load(trace, load, n_replicas, cluster.profile, cluster.engine, costs, per_node)
+        return trace, scale * factor
+
     def with_trace(
-        self, policy: str | Policy, trace: Trace, seed: int, arrival_scale: float = 1.0, record: bool = False
+        self, policy: str | Policy | None, trace: Trace, seed: int, arrival_scale: float = 1.0, record: bool = False
     ) -> Cluster:
-        """The cluster with a trace of the caller's; arrival_scale: the factor on its rate, for tables."""
+        """The cluster with a trace of the caller's. policy, record: as of make_cluster; arrival_scale: the factor on
+        the trace's rate, for tables."""
         return make_cluster(
             self.model,
             self.cluster,

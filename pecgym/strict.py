@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -38,14 +39,25 @@ def packaged_names(folder: Path) -> list[str]:
 
 
 def load_strict(schema: type[T], path: Path, error: type[PecGymError]) -> T:
-    """Read `path` into the dataclass `schema`.
+    """Read `path` into the dataclass `schema`, which is frozen, as equal files give the same object.
 
     Raises `error`, naming file and key, for bad YAML, an unknown key (with the valid ones), a missing key, a value of
     the wrong type (a quoted number counts as wrong) or one that the dataclass itself refuses.
     """
     try:
-        given = OmegaConf.load(path)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as problem:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise error(f"{path}: not readable as YAML: {problem}") from problem
+    loaded: T = _loaded(schema, path, error, content)  # type: ignore[arg-type]
+    return loaded
+
+
+@lru_cache(maxsize=256)
+def _loaded(schema: Any, path: Path, error: type[PecGymError], content: bytes) -> Any:
+    """The same for the same content: every cluster that is made asks for the same few files."""
+    try:
+        given = OmegaConf.create(content.decode())
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise error(f"{path}: not readable as YAML: {problem}") from problem
     if not isinstance(given, DictConfig):
         raise error(f"{path}: expected a mapping of keys to values; the files that ship with the package are examples")

@@ -1,4 +1,4 @@
-"""The main job: policies x workloads x seeds, in parallel processes, to a table, per-request Parquet and summaries.
+"""The main job: policies x workloads x seeds x windows in parallel, to tables, per-request Parquet and summaries.
 
     python scripts/evaluate.py policies=[fifo,jsq_tokens] seeds=[0,1] workload.path=my_trace.csv out=results/mine
     python scripts/evaluate.py --config-name paper    # PecSched's tables, as docs/pecsched.md
@@ -14,7 +14,7 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from pecgym.analysis import results_table
+from pecgym.analysis import comparison_table, results_table
 from pecgym.errors import PecGymError
 from pecgym.evaluation import EngineConfig, EvaluationPlan, LongConfig, ScenarioConfig, WorkloadConfig, evaluate
 from pecgym.evaluation.paper import PaperConfig, reproduce, write_page
@@ -61,6 +61,10 @@ class EvaluateConfig:
     out: str = "results/evaluate"
     workers: int | None = None
     until_s: float | None = None
+    split: str | None = None
+    windows: int | None = None
+    window_requests: int = 1000
+    baseline: str | None = None
     requests: bool = True
     fresh: bool = False
     record: bool = False
@@ -100,6 +104,10 @@ def main(config: EvaluateConfig) -> None:
         profile=values.profile,
         tp=values.tp,
         until_s=values.until_s,
+        split=values.split,
+        windows=values.windows,
+        window_requests=values.window_requests,
+        baseline=values.baseline,
     )
     command = " ".join(["python", "scripts/evaluate.py", *(shlex.quote(argument) for argument in sys.argv[1:])])
     try:
@@ -127,9 +135,20 @@ def main(config: EvaluateConfig) -> None:
     if not console.is_terminal:
         console.width = 180
     console.print(results_table(result.rows, narrow=console.width < 145))
-    for note in sorted({note for row in result.rows for note in row["notes"]}):
+    if result.comparison is not None:
+        console.print(comparison_table(result.comparison, narrow=console.width < 120))
+    for note in _notes(result.rows):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(result.where(), highlight=False, soft_wrap=True)
+
+
+def _notes(rows: list[dict[str, Any]]) -> list[str]:
+    """What the runs noted; of notes that begin alike up to a colon, one."""
+    notes = sorted({note for row in rows for note in row["notes"]})
+    alike: dict[str, list[str]] = {}
+    for note in notes:
+        alike.setdefault(note.partition(":")[0], []).append(note)
+    return [of[-1] + (f" (and {len(of) - 1} more like it)" if len(of) > 1 else "") for of in alike.values()]
 
 
 def _default_policies(values: EvaluateConfig) -> tuple[str, ...]:

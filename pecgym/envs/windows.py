@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pecgym.envs.config import SPLITS, EpisodeConfig
+from pecgym.envs.config import EpisodeConfig
 from pecgym.errors import SpecError
 from pecgym.units import HORIZON_S
 from pecgym.workload import Trace
+from pecgym.workload.splits import split_rows
 
 _TRIES = 1000
 
@@ -31,8 +32,7 @@ class Windows:
     def __init__(self, trace: Trace, episode: EpisodeConfig) -> None:
         """Raises SpecError if the part of the trace is shorter than an episode."""
         self._arrival_s, self._episode = trace.arrival_s, episode
-        low, high = SPLITS[episode.split]
-        self._low, self._high = round(low * len(trace)), round(high * len(trace))
+        self._low, self._high = split_rows(len(trace), episode.split)
         n = self._high - self._low
         here = f"workload {trace.name!r}, split {episode.split}"
         if n == 0 or (episode.requests is not None and episode.requests > n):

@@ -1,38 +1,39 @@
-"""What to run: policies x workloads x seeds, from names to clusters."""
+"""What to run: policies x workloads x seeds x windows, from names to clusters."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-import sys
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
 
+from pecgym.analysis import RequestLog
+from pecgym.analysis.comparison import compare, pairs_of
 from pecgym.cluster import Cluster
 from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
-from pecgym.costs import load_cluster, load_gpu, load_model
+from pecgym.costs import load_model
 from pecgym.errors import SpecError
+from pecgym.evaluation.keys import policy_source, workload_identity
+from pecgym.evaluation.windows import Cut
 from pecgym.experiment import Experiment
-from pecgym.policies import load_policy
+from pecgym.policies import Policy, load_policy
+from pecgym.policies.agents import training_seeds
 from pecgym.units import HORIZON_S
 from pecgym.workload import Trace
-
-_PACKAGE = Path(__file__).resolve().parent.parent
-_READS_RESULTS = ("analysis/perfetto.py", "analysis/report/", "analysis/tables.py", "evaluation/paper/")
 
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """What to run: every policy on every workload under every seed.
+    """What to run: every policy on every workload under every seed, on all of it or on windows (Cut).
 
-    `workloads`, names or paths, takes the place of `workload`. `long` changes the rules of every policy.
+    `workloads`, names or paths, takes the place of `workload`. `long` changes the rules of every policy. `baseline`:
+    with which policy the others are compared; None: the first.
     """
 
     policies: tuple[str, ...]
@@ -47,6 +48,10 @@ class EvaluationPlan:
     profile: str | None = None
     tp: int | None = None
     until_s: float | None = None
+    split: str | None = None
+    windows: int | None = None
+    window_requests: int = 1000
+    baseline: str | None = None
 
     def chosen_workloads(self) -> list[WorkloadConfig]:
         """The workloads of the plan, as the scenario has them."""
@@ -57,18 +62,45 @@ class EvaluationPlan:
     def jobs(self) -> list[Job]:
         """One job per run, those that share a workload side by side."""
         return [
-            Job(self, policy, workload, seed)
+            Job(self, policy, workload, seed, window)
             for workload in self.chosen_workloads()
             for seed in self.seeds
-            for policy in self.policies
+            for window in self.cut().numbers()
+            for policies in self.entries().values()
+            for policy in policies
         ]
+
+    def entries(self) -> dict[str, tuple[str, ...]]:
+        """What is compared, and the policies that it stands for: the training seeds of an agent, else itself."""
+        return {policy: training_seeds(policy) for policy in self.policies}
+
+    def load(self, policy: str) -> Policy:
+        """One of the policies. Raises SpecError."""
+        return load_policy(policy, *self._served())
+
+    def _served(self) -> tuple[str, str]:
+        """Model and scenario by name, as an agent is chosen by."""
+        return load_model(self.model).name, self.scenario.name
+
+    def cut(self) -> Cut:
+        """How the workloads are cut into windows."""
+        return Cut(self.split, self.windows, self.window_requests)
+
+    def compare(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """Its policies beside the baseline, the first of them unless it says which; None for one policy, or one run of
+        each. rows: of all jobs."""
+        baseline = self.baseline or self.policies[0]
+        others = {entry: policies for entry, policies in self.entries().items() if entry != baseline}
+        if not others or pairs_of(rows) < 2:
+            return None
+        return compare(rows, baseline, others)
 
     def check(self) -> set[Callable[..., Any] | None]:
         """Raises PecGymError for anything that cannot work, before anything is compiled or run.
 
         Returns the functions that decide for the policies.
         """
-        policies = [load_policy(name) for name in self.policies]
+        policies = [self.load(name) for policy in self.policies for name in training_seeds(policy)]
         workloads = self.chosen_workloads()
         for kind, labels in (
             ("policy", [policy.name for policy in policies]),
@@ -81,7 +113,15 @@ class EvaluationPlan:
                 raise SpecError(
                     f"{kind} {max(labels, key=labels.count)!r} is there twice: results could not be told apart"
                 )
+        if self.baseline is not None and self.baseline not in self.policies:
+            raise SpecError(f"baseline={self.baseline}: choose one of the policies, {', '.join(self.policies)}")
+        if len(self.policies) > 1 and len(seeds := training_seeds(self.baseline or self.policies[0])) > 1:
+            raise SpecError(
+                f"baseline: {self.baseline or self.policies[0]} stands for {len(seeds)} training seeds; give one of "
+                f"them, or another policy, as baseline or as the first policy: {', '.join(seeds)}"
+            )
         self.scenario.check()
+        self.cut().check()
         for workload in workloads:
             workload.check()
         if min(self.seeds) < 0:
@@ -89,7 +129,7 @@ class EvaluationPlan:
         if self.until_s is not None and not 0 < self.until_s <= HORIZON_S:
             raise SpecError(f"until_s={self.until_s}: must be above 0, at most {HORIZON_S:.0f}")
         one_request = Trace(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64))
-        cluster = self.experiment(self.workload).with_trace(self.policies[0], one_request, 0)
+        cluster = self.experiment(self.workload).with_trace(policies[0], one_request, 0)
         for policy in policies:
             policy.rules_with(cluster.profile.tp, **self.long.changes())
         return {rule for policy in policies for rule in (policy.choose, policy.start_rule, policy.pool)}
@@ -103,16 +143,42 @@ class EvaluationPlan:
 
 @dataclass(frozen=True)
 class Job:
-    """One run."""
+    """One run. window: its number; None: the whole workload."""
 
     plan: EvaluationPlan
     policy: str
     workload: WorkloadConfig
     seed: int
+    window: int | None = None
 
     def make(self, record: bool = False) -> Cluster:
         """The cluster of this run, with its workload at the scenario's load; record: with a timeline."""
-        return self.plan.experiment(self.workload).make(self.policy, self.seed, record)
+        return self._make(record)[0]
+
+    def run(self, record: bool = False) -> RequestLog:
+        """The run, with its window among the labels of the log."""
+        cluster, first_request = self._make(record)
+        log = cluster.run(math.inf if self.plan.until_s is None else self.plan.until_s)
+        window = {"split": self.plan.split, "window": self.window, "first_request": first_request}
+        return replace(log, facts=replace(log.facts, labels=log.facts.labels | window))
+
+    def where(self) -> str:
+        """What it runs on, for errors."""
+        window = "" if self.window is None else f", window {self.window}"
+        return f"workload {self.workload.label()}, seed {self.seed}{window}"
+
+    def window_labels(self) -> tuple[str, ...]:
+        """The labels that tell windows apart, where there are some."""
+        return () if self.window is None else ("split", "window", "first_request")
+
+    def _make(self, record: bool) -> tuple[Cluster, int | None]:
+        """The cluster, and the row of the workload at which its window begins."""
+        experiment = self.plan.experiment(self.workload)
+        trace, scale = _arrivals(_Source(_digest(workload_identity(experiment, self.seed)), experiment, self.seed))
+        first_request = None
+        if self.window is not None:
+            trace, first_request = self.plan.cut().part(trace, self.seed, self.window)
+        return experiment.with_trace(self.policy, trace, self.seed, scale, record), first_request
 
     def key(self) -> str:
         """A name for its files that changes with whatever may change its result: settings, files, the code.
@@ -120,48 +186,31 @@ class Job:
         Modules that a user's policy imports from elsewhere are not looked at.
         """
         plan = self.plan
-        file = self.workload.file()
-        stat = file.stat() if file is not None else None
+        requests = plan.window_requests if plan.windows is not None else None
         identity = [
-            _package_hash(),
-            _policy_source(self.policy),
-            _resolved(plan.model, plan.cluster, plan.tp, plan.profile),
-            _resolved_engine(tuple(asdict(plan.engine).items())),
-            [self.policy, asdict(self.workload), asdict(plan.scenario), self.seed, plan.until_s, plan.long.changes()],
-            [stat.st_size, stat.st_mtime_ns] if stat is not None else [],
+            workload_identity(plan.experiment(self.workload), self.seed),
+            policy_source(self.policy, *plan._served()),
+            [self.policy, plan.until_s, plan.long.changes()],
+            [plan.split, self.window, requests],
         ]
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-        return f"{re.sub('[^A-Za-z0-9_-]', '.', self.policy)}-seed{self.seed}-{digest}"
+        window = "" if self.window is None else f"-window{self.window}"
+        return f"{re.sub('[^A-Za-z0-9_-]', '.', self.policy)}-seed{self.seed}{window}-{_digest(identity)[:12]}"
 
 
-@cache
-def _package_hash() -> str:
-    """A hash of everything in the package that can change a result: code, profiles, specifications, tables."""
-    digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
-    for path in sorted(p for p in _PACKAGE.rglob("*") if p.suffix in (".py", ".yaml", ".json")):
-        name = path.relative_to(_PACKAGE).as_posix()
-        if not name.startswith(_READS_RESULTS):
-            digest.update(name.encode() + path.read_bytes())
-    return digest.hexdigest()
+def _digest(identity: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def _policy_source(policy: str) -> str:
-    """The source of the module of a policy given by import path, empty for a reference policy."""
-    if ":" not in policy:
-        return ""
-    load_policy(policy)
-    source = getattr(sys.modules[policy.partition(":")[0]], "__file__", None)
-    return Path(source).read_text() if source else ""
+@dataclass(frozen=True)
+class _Source:
+    """Where arrivals come from; equal keys give equal ones."""
+
+    key: str
+    experiment: Experiment = field(compare=False)
+    seed: int = field(compare=False)
 
 
-@cache
-def _resolved_engine(config: tuple[tuple[str, Any], ...]) -> str:
-    return repr(EngineConfig(**dict(config)).load())
-
-
-@cache
-def _resolved(model: str, cluster: str, tp: int | None, profile: str | None) -> str:
-    """What the names stand for, in full: files of the user's own may have changed."""
-    spec = load_cluster(cluster)
-    given = Path(profile).read_text() if profile is not None and Path(profile).is_file() else profile
-    return repr((load_model(model), spec, load_gpu(spec.gpu), tp, given))
+@lru_cache(maxsize=2)
+def _arrivals(source: _Source) -> tuple[Trace, float]:
+    """Arrivals are the same for all policies and windows: to load and scale them can take longer than to serve one."""
+    return source.experiment.arrivals(source.seed)

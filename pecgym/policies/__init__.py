@@ -8,6 +8,7 @@ from typing import Any
 from pecgym.engine.long_rules import LongRules
 from pecgym.errors import SpecError
 from pecgym.policies import baselines, by_length, dispatch, pecsched
+from pecgym.policies.agents import is_agent_name, load_agent
 from pecgym.policies.base import Policy, PythonPolicy
 from pecgym.policies.view import WAIT
 
@@ -26,10 +27,14 @@ def policy_names() -> list[str]:
     return sorted(_REGISTRY)
 
 
-def load_policy(policy: str | Policy | PythonPolicy | type) -> Policy:
-    """The policy of that name, or at an import path such as "my_package.my_module:MyPolicy".
+def load_policy(
+    policy: str | Policy | PythonPolicy | type, model: str | None = None, scenario: str | None = None
+) -> Policy:
+    """The policy of that name, or at an import path such as "my_package.my_module:MyPolicy", or an agent ("ppo",
+    "ppo/<name or path>").
 
-    An import path, or an object given directly, may be a `Policy`, or a class or object with `act(decision)`.
+    An import path, or an object given directly, may be a `Policy`, or a class or object with `act(decision)`. model,
+    scenario: names of what is served, by which "ppo" alone is chosen. Raises SpecError for what does not exist.
     """
     if isinstance(policy, Policy):
         return policy
@@ -37,10 +42,14 @@ def load_policy(policy: str | Policy | PythonPolicy | type) -> Policy:
         return _from_object(policy, getattr(policy, "__name__", type(policy).__name__))
     if policy in _REGISTRY:
         return _REGISTRY[policy]
+    if is_agent_name(policy):
+        driver = importlib.import_module("pecgym.envs.driver")  # it builds on policies
+        found_agent: Policy = driver.agent_policy(policy, load_agent(policy, model, scenario))
+        return found_agent
     if ":" not in policy:
         raise SpecError(
             f"policy {policy!r} does not exist; choose one of {', '.join(policy_names())}, "
-            "or name your own by import path: package.module:name"
+            "an agent: ppo or ppo/NAME, or name your own by import path: package.module:name"
         )
     module_name, _, attribute = policy.partition(":")
     try:

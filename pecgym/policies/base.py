@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pecgym.engine.long_rules import LongRules
 from pecgym.engine.simulator import GLOBAL_ORDERS, LOADS
 from pecgym.errors import SpecError
+from pecgym.policies.agents import Agent
 from pecgym.policies.long_requests import when_free
 
 RESERVED_SHARE = {1: 7 / 32, 4: 5 / 8}
@@ -47,6 +48,7 @@ class Policy:
         queue_order: order in each replica's queue, None: the engine's setting.
         preemptive: whether a waiting request displaces a running one with a larger key; None: the engine's setting.
         actor: an object with `act(decision)`, asked instead of `choose`.
+        agent: a trained agent, asked as in the environment; `choose`, `start` and `pool` then decide what it does not.
         source: where the rule comes from.
     """
 
@@ -61,6 +63,7 @@ class Policy:
     queue_order: str | None = None
     preemptive: bool | None = None
     actor: PythonPolicy | None = None
+    agent: Agent | None = None
     source: str = ""
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pecgym.envs.config import SPLITS, EpisodeConfig, RewardConfig
+from pecgym.envs.config import EpisodeConfig, RewardConfig
 from pecgym.errors import PecGymError, SpecError
+from pecgym.workload.splits import SPLITS
 from tests.envs.worlds import as_reference, make_env, make_vector, make_world, play, waiting
 
 WRONG: list[tuple[dict[str, Any], str]] = [
