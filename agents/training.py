@@ -300,7 +300,7 @@ def _summary(values: TrainConfig, model: MaskablePPO, course: Course, validation
         "best_score": best,
         "best_steps": at,
         "best": next(row for row in course.evaluations if row["steps"] == at),
-        "reference": {"policy": values.env.policy or "pecsched", "score": 0.0, **validation.reference.row()},
+        "reference": {"policy": validation.policy, "score": 0.0, **validation.reference.row()},
         "baselines": {
             policy: {"score": validation.score(results), **results.row()} for policy, results in beside.items()
         },

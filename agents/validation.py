@@ -12,9 +12,10 @@ from gymnasium.vector import AutoresetMode
 
 from agents.config import EvaluationConfig
 from pecgym.analysis import RequestLog
-from pecgym.envs.config import SPLITS, EnvConfig, EpisodeConfig
+from pecgym.envs.config import EnvConfig, EpisodeConfig
 from pecgym.envs.vector import CopiesVectorEnv
 from pecgym.errors import EngineError, SpecError
+from pecgym.workload.splits import split_rows
 
 Act = Callable[[dict[str, Any], Any], Any]
 """Observations (float32[n, ...] by name) and masks (bool[n, M]) to actions, int[n, components]."""
@@ -61,7 +62,13 @@ def score(policy: Results, reference: Results, delay_floor_s: float) -> float:
 
 
 class Validation:
-    """Fixed windows of a split, in separate copies that are run to the end."""
+    """Fixed windows of a split, in separate copies that are run to the end.
+
+    Attributes:
+        names: of the windows.
+        policy: the reference policy.
+        reference: what it reaches.
+    """
 
     def __init__(self, env_id: str, parts: Mapping[str, Mapping[str, Any]], settings: EvaluationConfig) -> None:
         """parts: by name, keyword arguments of the environments that are trained on. Raises PecGymError."""
@@ -70,6 +77,7 @@ class Validation:
         self._copies = [self._make(part) for part in self._parts]
         self._windows = [first_requests(copies.config, settings.windows) for copies in self._copies]
         self.names = [f"{name}, row {row}" for name, rows in zip(parts, self._windows, strict=True) for row in rows]
+        self.policy = self._copies[0].config.policy
         self.reference = self.play_reference(self._copies)
 
     def _validated(self, part: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +160,7 @@ def measured(log: RequestLog) -> dict[str, float]:
 def first_requests(config: EnvConfig, windows: int) -> list[int]:
     """Rows at which windows begin that are evenly spread over the split. Raises SpecError if it is too short."""
     trace = config.experiment().workload.load(config.workload_seed)
-    low, high = (round(share * len(trace)) for share in SPLITS[config.episode.split])
+    low, high = split_rows(len(trace), config.episode.split)
     last = _last_start(trace.arrival_s, low, high, config.episode)
     if last - low + 1 < windows:
         raise SpecError(
