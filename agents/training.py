@@ -79,8 +79,7 @@ def train(values: TrainConfig, out: Path, watch: Watch | None = None, shown: Sho
     out.mkdir(parents=True, exist_ok=True)
     _check_folder(values, out)
     if (out / "summary.json").exists():
-        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-        return summary
+        return _read(out / "summary.json")
     display = Shown() if shown is None else shown
     with display, _interruptible(display) as asked_to_stop:
         validation = Validation(values.env.id, values.parts(), values.evaluation)
@@ -100,8 +99,20 @@ def train(values: TrainConfig, out: Path, watch: Watch | None = None, shown: Sho
             for sink in sinks:
                 sink.close()
         summary = _summary(values, model, course, validation)
-    replace_file(out / "summary.json", json.dumps(summary, indent=1).encode())
-    return summary
+    replace_file(out / "summary.json", json.dumps(_without_nan(summary), indent=1).encode())
+    return _read(out / "summary.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for what is not a number, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _check_folder(values: TrainConfig, out: Path) -> None:
