@@ -12,9 +12,10 @@ from gymnasium.vector import AutoresetMode
 
 from agents.config import EvaluationConfig
 from pecgym.analysis import RequestLog
-from pecgym.envs.config import SPLITS, EnvConfig, EpisodeConfig
+from pecgym.envs.config import EnvConfig, EpisodeConfig
 from pecgym.envs.vector import CopiesVectorEnv
 from pecgym.errors import EngineError, SpecError
+from pecgym.workload.splits import split_rows
 
 Act = Callable[[dict[str, Any], Any], Any]
 """Observations (float32[n, ...] by name) and masks (bool[n, M]) to actions, int[n, components]."""
@@ -152,7 +153,7 @@ def measured(log: RequestLog) -> dict[str, float]:
 def first_requests(config: EnvConfig, windows: int) -> list[int]:
     """Rows at which windows begin that are evenly spread over the split. Raises SpecError if it is too short."""
     trace = config.experiment().workload.load(config.workload_seed)
-    low, high = (round(share * len(trace)) for share in SPLITS[config.episode.split])
+    low, high = split_rows(len(trace), config.episode.split)
     last = _last_start(trace.arrival_s, low, high, config.episode)
     if last - low + 1 < windows:
         raise SpecError(
