@@ -48,5 +48,5 @@ class StepLengths(BaseCallback):
 
     def _on_step(self) -> bool:
         buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
-        buffer.elapsed_s[buffer.pos] = self.training_env.unwrapped.last_infos["elapsed_s"]
+        buffer.elapsed_s[buffer.pos] = self.training_env.unwrapped.last_infos["elapsed_s"]  # type: ignore[attr-defined]
         return True

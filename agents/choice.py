@@ -1,8 +1,9 @@
 """What the agent may choose, as probabilities: the components of an action of Cluster-v0, two of them in order.
 
 sb3-contrib draws all components independently of one another. But whether to preempt depends on the replica that is
-chosen, and how many replicas a long gets on which long it is: drawn independently, every new replica that is tried comes
-with a mode that does not suit it. So the mode of prefill is drawn given the target, and the degree given the long.
+chosen, and how many replicas a long gets on which long it is: drawn independently, every new replica that is tried
+comes with a mode that does not suit it. So the mode of prefill is drawn given the target, and the degree given the
+long.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Choice(MaskableDistribution):
 
     def __init__(self, sizes: list[int]) -> None:
         """sizes: number of values of each component."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.sizes = sizes
 
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> nn.Module:
@@ -59,7 +60,7 @@ class Choice(MaskableDistribution):
         """masks: bool[N, M], all components after one another: which values are valid; None: all are."""
         if masks is None:
             masks = torch.ones(len(self._logits.target), sum(self.sizes), dtype=torch.bool)
-        parts = torch.as_tensor(masks).bool().reshape(-1, sum(self.sizes)).split(self.sizes, 1)
+        parts = torch.split(torch.as_tensor(masks).bool().reshape(-1, sum(self.sizes)), self.sizes, 1)
         self._valid = [
             mask.unsqueeze(1) if name in _GIVEN else mask for name, mask in zip(Logits._fields, parts, strict=True)
         ]

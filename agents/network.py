@@ -57,7 +57,8 @@ class Scores(nn.Module):
 
     def forward(self, members: Tensor, common: Tensor) -> Tensor:
         mixed = torch.relu(self.of_member(members) + self.of_common(common).unsqueeze(1))
-        return self.last(mixed)
+        scores: Tensor = self.last(mixed)
+        return scores
 
 
 class SetNetwork(nn.Module):
@@ -142,7 +143,10 @@ class SetPolicy(MaskableActorCriticPolicy):
     def __init__(
         self, observation_space: spaces.Dict, action_space: spaces.MultiDiscrete, lr_schedule: Any, hidden: int = 32
     ) -> None:
-        """hidden: width of the layers of each replica, half of that of all others. Raises SpecError for the spaces of another environment than Cluster-v0."""
+        """hidden: width of the layers of each replica and long, half of that of all others.
+
+        Raises SpecError for the spaces of another environment than Cluster-v0.
+        """
         if set(observation_space.spaces) != {"replicas", "request", "waiting_longs", "cluster"}:
             raise SpecError("SetPolicy is for pecgym/Cluster-v0 and its presets; agent.network=mlp is for others")
         self.hidden = hidden
@@ -152,7 +156,8 @@ class SetPolicy(MaskableActorCriticPolicy):
         assert isinstance(self.action_space, spaces.MultiDiscrete)
         self.network = SetNetwork(self.hidden)
         self.action_dist = Choice([int(n) for n in self.action_space.nvec])
-        self.optimizer = self.optimizer_class(self.network.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+        options: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+        self.optimizer = self.optimizer_class(self.network.parameters(), **options)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parts = {"observation_space": self.observation_space, "action_space": self.action_space}
@@ -185,4 +190,4 @@ class SetPolicy(MaskableActorCriticPolicy):
 
     def predict_values(self, obs: Any) -> Tensor:
         """float32[N, 1]."""
-        return self.network(obs)[1]
+        return self.judge(obs)[1]

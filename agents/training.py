@@ -19,6 +19,7 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.buffer import StepLengths
+from agents.checkpoint import Form, save_agent
 from agents.config import ImitationConfig, changed_keys
 from agents.copies import MixedVecEnv, TimeNormalize, training_copies
 from agents.imitation import ImitationRound, clone
@@ -274,22 +275,32 @@ class _Run(BaseCallback):
         self._write("evaluation", row)
         if found < self._course.best[0]:
             self._course.best = (found, steps)
-            save_agent(self._out / "best.pt", self.model)
+            self._keep()
         best, at = self._course.best
         self._shown.note(f"{self._out.name}, step {steps:,}: score {found:+.3f}, best {best:+.3f} at {at:,}")
         if self._watch is not None:
             self._watch(steps, found)
 
+    def _keep(self) -> None:
+        """Writes the agent as it is."""
+        values, (score, steps) = self._values, self._course.best
+        form = Form(values.agent.network, values.agent.hidden)
+        notes = {
+            "run": values.name,
+            "model": values.model.name,
+            "cluster": values.cluster.name,
+            "scenario": values.scenario.name,
+            "load": values.scenario.load,
+            "hours": values.hours,
+            "seed": values.seed,
+            "steps": steps,
+            "score": score,
+        }
+        save_agent(self._out / "best.pt", self.model, form, values.keywords(), notes)
+
     def _act(self, observations: dict[str, Any], masks: Any) -> Any:
         actions, _ = self.model.predict(observations, deterministic=True, action_masks=masks)
         return actions
-
-
-def save_agent(path: Path, model: MaskablePPO) -> None:
-    """The weights alone."""
-    part = path.with_name(f"{path.name}.part")
-    torch.save(model.policy.state_dict(), part)
-    part.replace(path)
 
 
 def _passed(every: int, before: int, now: int) -> bool:

@@ -21,12 +21,12 @@ from pecgym.units import HORIZON_S, seconds_to_ps
 
 STALLED_S = 3600.0
 """An agent that has let requests wait for so long while nothing happened will let them wait for ever."""
-_NOT_ITS_OWN = ("model", "cluster", "engine", "workload", "scenario", "episode", "profile", "tp", "workload_seed")
+NOT_ITS_OWN = ("model", "cluster", "engine", "workload", "scenario", "episode", "profile", "tp", "workload_seed")
 
 
 def agent_config(agent: Agent) -> EnvConfig:
     """The environment in which an agent decides, with nothing said of what it serves. Raises SpecError."""
-    if wrong := sorted(set(agent.settings) & set(_NOT_ITS_OWN)):
+    if wrong := sorted(set(agent.settings) & set(NOT_ITS_OWN)):
         raise SpecError(f"agent {agent.name}: settings {', '.join(wrong)} are of what it serves, not its own")
     whole = EpisodeConfig(requests=None, random_start=False)
     return env_config({}, **{**agent.settings, "episode": whole, "strict": True})

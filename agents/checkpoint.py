@@ -1,0 +1,183 @@
+"""Trained agents as files: weights, the network's form, and the settings of the environment that are the agent's own.
+
+The file `<name>.pt` is read without running code from it; `<name>.md` beside it is its model card. Those in
+`agents/checkpoints/` are shipped, and known by name in every evaluation: `policies=[pecsched,ppo]`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.spaces import MultiDiscrete
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy, MaskableMultiInputActorCriticPolicy
+
+from agents.network import SetPolicy
+from pecgym.envs.driver import NOT_ITS_OWN
+from pecgym.envs.spaces import (
+    REPLICA,
+    WAITING_LONG,
+    cluster_action_sizes,
+    cluster_observation_space,
+    degree_options,
+)
+from pecgym.errors import SpecError
+from pecgym.policies.agents import FAMILY
+
+FOLDER = Path(__file__).resolve().parent / "checkpoints"
+FORMAT = 1
+_KEYS = {"format", "network", "hidden", "weights", "settings", "trained"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """A network without weights: "set" or "mlp", and the width of its layers."""
+
+    network: str
+    hidden: int
+
+    def policy(self, n_replicas: int, n_longs: int) -> MaskableActorCriticPolicy:
+        """The network for so many replicas and waiting longs."""
+        sizes = list(cluster_action_sizes(n_replicas, n_longs, len(degree_options(n_replicas))))
+        spaces = cluster_observation_space(n_replicas, n_longs), MultiDiscrete(sizes)
+        if self.network == "set":
+            return SetPolicy(*spaces, _no_learning, hidden=self.hidden)
+        return MaskableMultiInputActorCriticPolicy(*spaces, _no_learning, net_arch=[self.hidden] * 2)
+
+
+class TrainedAgent:
+    """An agent that was trained: the protocol pecgym.policies.agents.Agent.
+
+    Attributes:
+        name: "ppo/<name>".
+        path: its file.
+        settings: keyword arguments of the environment that are its own.
+        trained: on what: model, scenario, and what else was noted.
+    """
+
+    def __init__(self, name: str, path: Path, form: Form, kept: Mapping[str, Any]) -> None:
+        self.name, self.path = name, path
+        self.settings: dict[str, Any] = kept["settings"]
+        self.trained: dict[str, Any] = kept["trained"]
+        self._form, self._weights = form, kept["weights"]
+        self._policies: dict[tuple[int, int], MaskableActorCriticPolicy] = {}
+
+    def act(self, observations: dict[str, Any], masks: Any) -> Any:
+        """int64[N, components]: the most likely actions. observations: float32[N, ...] by name, masks: bool[N, M].
+
+        Raises SpecError if the network is not for so many replicas.
+        """
+        n_replicas = observations["replicas"].shape[1] // len(REPLICA)
+        policy = self.policy(n_replicas, observations["waiting_longs"].shape[1] // len(WAITING_LONG))
+        with torch.no_grad():
+            seen = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in observations.items()}
+            chosen = policy.get_distribution(seen, np.asarray(masks, bool)).get_actions(deterministic=True)
+        return chosen.numpy()
+
+    def policy(self, n_replicas: int, n_longs: int) -> MaskableActorCriticPolicy:
+        """The network with its weights, for so many replicas and waiting longs that are shown. Raises SpecError."""
+        key = n_replicas, n_longs
+        if key not in self._policies:
+            policy = self._form.policy(*key)
+            try:
+                policy.load_state_dict(self._weights)
+            except RuntimeError as error:
+                raise SpecError(
+                    f"agent {self.name}: its network ({self._form.network}) was trained with other numbers of replicas "
+                    f"or waiting longs than {n_replicas} and {n_longs}; agents with network=set have no such limit"
+                ) from error
+            policy.set_training_mode(False)
+            self._policies[key] = policy
+        return self._policies[key]
+
+
+def save_agent(
+    path: Path, model: MaskablePPO, form: Form, environment: Mapping[str, Any], notes: Mapping[str, Any]
+) -> None:
+    """Writes an agent, which replaces the file as a whole.
+
+    environment: keyword arguments of the environment that it was trained in; those that are its own are kept.
+    notes: what it was trained on.
+    """
+    kept = {
+        "format": FORMAT,
+        "network": form.network,
+        "hidden": form.hidden,
+        "weights": model.policy.state_dict(),
+        "settings": {key: _plain(value) for key, value in environment.items() if key not in NOT_ITS_OWN},
+        "trained": _plain(notes),
+    }
+    written = io.BytesIO()
+    torch.save(kept, written)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_bytes(written.getvalue())
+    part.replace(path)
+
+
+def names() -> list[str]:
+    """The agents that are shipped, without `ppo/`."""
+    return sorted(path.stem for path in FOLDER.glob("*.pt"))
+
+
+def load_agent(name: str, model: str | None = None, scenario: str | None = None) -> TrainedAgent:
+    """The agent of a name, with or without `ppo/`, or of a file's path; "ppo" alone: the one that was best in
+    validation of those trained for this model and scenario.
+
+    Raises SpecError for one that does not exist or cannot be read.
+    """
+    torch.set_num_threads(1)  # the networks are small, and evaluations run in a process for each core
+    short = _best_for(model, scenario) if name == FAMILY else name.removeprefix(f"{FAMILY}/")
+    path = FOLDER / f"{short}.pt"
+    if not path.exists():
+        path = Path(short)
+    if not path.is_file():
+        raise SpecError(f"agent {name!r} does not exist; there are {', '.join(names())}, or give the path of a file")
+    return _read(f"{FAMILY}/{short}", path)
+
+
+def _best_for(model: str | None, scenario: str | None) -> str:
+    """The shipped agent for a model and a scenario; of "native", which has paper's rate, that of paper."""
+    wanted = (model, "paper" if scenario == "native" else scenario)
+    agents = {name: load_agent(name).trained for name in names()}
+    found = {name: notes for name, notes in agents.items() if (notes["model"], notes["scenario"]) == wanted}
+    if not found:
+        known = sorted({f"{notes['model']} in {notes['scenario']}" for notes in agents.values()})
+        raise SpecError(
+            f"policy {FAMILY!r}: no agent was trained for {model} in {scenario}, only for {', '.join(known)}; "
+            "name one: " + ", ".join(f"{FAMILY}/{name}" for name in agents)
+        )
+    return min(found, key=lambda name: (found[name]["score"], name))
+
+
+def _read(name: str, path: Path) -> TrainedAgent:
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a file that is none may raise
+        raise SpecError(f"{path}: is no agent ({type(error).__name__}); scripts/train.py writes best.pt") from error
+    if not isinstance(kept, dict) or set(kept) != _KEYS:
+        raise SpecError(f"{path}: is no agent; scripts/train.py writes best.pt")
+    if kept["format"] != FORMAT:
+        raise SpecError(f"{path}: is of format {kept['format']}, and this version reads {FORMAT}; train it again")
+    return TrainedAgent(name, path, Form(kept["network"], kept["hidden"]), kept)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, lists, numbers and texts alone, which can be read without running code; None left out of mappings."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items() if each is not None}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _no_learning(_: float) -> float:
+    return 0.0
