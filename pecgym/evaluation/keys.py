@@ -16,6 +16,7 @@ from pecgym.configs import EngineConfig
 from pecgym.costs import load_cluster, load_gpu, load_model
 from pecgym.experiment import Experiment
 from pecgym.policies import load_policy
+from pecgym.policies.parameters import split_name
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _READS_RESULTS = (
@@ -50,10 +51,11 @@ def _package_hash() -> str:
 
 def policy_source(policy: str) -> str:
     """The source of the module of a policy given by import path, empty for a reference policy."""
-    if ":" not in policy:
+    name, _ = split_name(policy)
+    if ":" not in name:
         return ""
-    load_policy(policy)
-    source = getattr(sys.modules[policy.partition(":")[0]], "__file__", None)
+    load_policy(name)
+    source = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     return Path(source).read_text() if source else ""
 
 

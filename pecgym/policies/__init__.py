@@ -7,15 +7,16 @@ from typing import Any
 
 from pecgym.engine.long_rules import LongRules
 from pecgym.errors import SpecError
-from pecgym.policies import baselines, by_length, dispatch, pecsched
+from pecgym.policies import baselines, by_length, dispatch, pecsched, planner
 from pecgym.policies.base import Policy, PythonPolicy
+from pecgym.policies.parameters import split_name
 from pecgym.policies.view import WAIT
 
 __all__ = ["WAIT", "Policy", "PythonPolicy", "load_policy", "policy_names"]
 
 _REGISTRY = {
     policy.name: policy
-    for module in (baselines, pecsched, dispatch, by_length)
+    for module in (baselines, pecsched, dispatch, by_length, planner)
     for policy in vars(module).values()
     if isinstance(policy, Policy)
 }
@@ -27,14 +28,20 @@ def policy_names() -> list[str]:
 
 
 def load_policy(policy: str | Policy | PythonPolicy | type) -> Policy:
-    """The policy of that name, or at an import path such as "my_package.my_module:MyPolicy".
+    """The policy of that name, or at an import path such as "my_package.my_module:MyPolicy"; in braces behind it,
+    changes of its rules for longs (LongRules) or of its own parameters: "pecsched{sp_degree:7,long_order:shortest}".
 
     An import path, or an object given directly, may be a `Policy`, or a class or object with `act(decision)`.
+
+    Raises SpecError for what does not exist, cannot be imported, or cannot be changed so.
     """
     if isinstance(policy, Policy):
         return policy
     if not isinstance(policy, str):
         return _from_object(policy, getattr(policy, "__name__", type(policy).__name__))
+    name, given = split_name(policy)
+    if given:
+        return load_policy(name).with_parameters(policy, given)
     if policy in _REGISTRY:
         return _REGISTRY[policy]
     if ":" not in policy:
