@@ -21,7 +21,7 @@ from pecgym.policies.parameters import split_name
 _PACKAGE = Path(__file__).resolve().parent.parent
 _READS_RESULTS = (
     *("analysis/comparison.py", "analysis/perfetto.py", "analysis/report/", "analysis/tables.py"),
-    "evaluation/paper/",
+    *("evaluation/paper/", "evaluation/room.py"),
 )
 
 
