@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -76,18 +77,38 @@ class Cluster:
     def run(self, until_s: float = math.inf) -> RequestLog:
         """Runs the policy until everything is served, or to `until_s`, and returns the log so far.
 
-        Raises EngineError for a cluster without a policy: use next_decision() and apply().
+        Raises EngineError for a cluster without a policy: use next_decision() and apply(). Of an agent, the run also
+        ends when it has let everybody wait for an hour in which nothing else happened.
         """
         if self.policy is None:
             raise EngineError("this cluster has no policy: drive it by next_decision() and apply(), then log()")
         started = time.perf_counter()
-        if self.policy.actor is None:
+        if self.policy.agent is not None:
+            self._agent_run.run(until_s)
+            self.simulator = self._agent_run.simulator
+        elif self.policy.actor is None:
             self.simulator.run(until_s)
         else:
             while (decision := self.simulator.next_decision(until_s)) is not None:
                 self.simulator.apply(self.policy.answer(decision))
         self._wall_s += time.perf_counter() - started
         return self.log()
+
+    @cached_property
+    def _agent_run(self) -> Any:
+        """The run of an agent, of pecgym.envs, which builds on this."""
+        if isinstance(self.workload, ClosedLoop):
+            raise EngineError(f"policy {self.policy_name!r}: an agent serves a trace, not a closed loop")
+        return importlib.import_module("pecgym.envs.driver").AgentRun(self)
+
+    @property
+    def policy_name(self) -> str:
+        """What tables call the policy."""
+        return self.policy.name if self.policy else "outside"
+
+    def _refuse_agent(self) -> None:
+        if self.policy is not None and self.policy.agent is not None:
+            raise EngineError(f"policy {self.policy_name!r} is an agent, which runs by run() alone")
 
     def run_stream(
         self, chunks: Iterator[Trace], sink: Callable[[Any], None], *, longest_long_tokens: int = 0
@@ -99,7 +120,7 @@ class Cluster:
         long as the number of unfinished requests does. longest_long_tokens: of a stream with long requests, how long
         their prompts may be.
         """
-        if self.policy is None or self.policy.actor is not None:
+        if self.policy is None or self.policy.actor is not None or self.policy.agent is not None:
             raise EngineError("a streamed workload needs a compiled policy")
         waited_s = 0.0
 
@@ -122,18 +143,22 @@ class Cluster:
 
     def next_decision(self, until_s: float = math.inf) -> Decision | None:
         """Runs to the next decision that is left to the caller; None when none is left (or none before `until_s`)."""
+        self._refuse_agent()
         return self.simulator.next_decision(until_s)
 
     def apply(self, action: int) -> None:
         """Answers the decision that is due: a replica's index, or pecgym.WAIT."""
+        self._refuse_agent()
         self.simulator.apply(action)
 
     def snapshot(self) -> Snapshot:
         """A copy of the simulation at this moment."""
+        self._refuse_agent()
         return self.simulator.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot; from there everything continues bit for bit."""
+        self._refuse_agent()
         self.simulator.restore(snapshot)
 
     def log(self) -> RequestLog:
@@ -176,7 +201,7 @@ class Cluster:
         note = self.profile.range_note(longest_prompt, longest_context, 0)
         return RunFacts(
             labels={
-                "policy": self.policy.name if self.policy else "outside",
+                "policy": self.policy_name,
                 "model": self.model.name,
                 "cluster": self.spec.name,
                 "engine": self.engine.name,
@@ -196,8 +221,15 @@ class Cluster:
             prefill_w=self.profile.prefill_w,
             price_per_gpu_hour_usd=gpu.price_per_hour_usd,
             wall_s=self._wall_s,
-            notes=(note,) if note else (),
+            notes=tuple(each for each in (note, self._agent_note()) if each),
         )
+
+    def _agent_note(self) -> str | None:
+        """Which agent it is, where the name of the policy leaves it open."""
+        agent = self.policy.agent if self.policy is not None else None
+        if agent is None or agent.name == self.policy_name:
+            return None
+        return f"{self.policy_name}: the agent is {agent.name}"
 
     def new_simulator(self, longest_long_tokens: int = 0, **changes: Any) -> Simulator:
         """Another simulator of this cluster, without a workload.
@@ -289,8 +321,8 @@ def make_cluster(
     Args:
         model: a shipped model or the path of a .yaml (docs/cost-model.md).
         cluster: the same for the hardware.
-        policy: a reference policy, an import path "module:name", a Policy, an object or class with `act(decision)`, or
-            None to take every decision yourself.
+        policy: a reference policy, an agent ("ppo", "ppo/NAME"), an import path "module:name", a Policy, an object or
+            class with `act(decision)`, or None to take every decision yourself.
         workload: an embedded workload ("azure2023_conv", ...), a trace file, a Trace or a ClosedLoop.
         engine: an engine preset (docs/engine.md), the path of a .yaml, or EngineSettings.
         seed: of the embedded workload and of the policy's random numbers, which are separate streams.
@@ -317,7 +349,7 @@ def make_cluster(
     if not isinstance(workload, Trace | ClosedLoop):
         options = {"seed": seed} if isinstance(workload, str) and is_generator_name(workload) else {}
         workload = load_trace(workload, **options)
-    loaded = None if policy is None else load_policy(policy)
+    loaded = None if policy is None else load_policy(policy, model_spec.name, scenario_label.partition("-")[0])
     return Cluster(
         model_spec,
         spec,

@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from pecgym.analysis import results_table
+from pecgym.analysis import comparison_table, results_table
 from pecgym.errors import PecGymError
 from pecgym.evaluation import EngineConfig, EvaluationPlan, LongConfig, ScenarioConfig, WorkloadConfig, evaluate
 from pecgym.evaluation.paper import PaperConfig, reproduce, write_page
@@ -64,6 +64,7 @@ class EvaluateConfig:
     split: str | None = None
     windows: int | None = None
     window_requests: int = 1000
+    baseline: str | None = None
     requests: bool = True
     fresh: bool = False
     record: bool = False
@@ -106,6 +107,7 @@ def main(config: EvaluateConfig) -> None:
         split=values.split,
         windows=values.windows,
         window_requests=values.window_requests,
+        baseline=values.baseline,
     )
     command = " ".join(["python", "scripts/evaluate.py", *(shlex.quote(argument) for argument in sys.argv[1:])])
     try:
@@ -133,6 +135,8 @@ def main(config: EvaluateConfig) -> None:
     if not console.is_terminal:
         console.width = 180
     console.print(results_table(result.rows, narrow=console.width < 145))
+    if result.comparison is not None:
+        console.print(comparison_table(result.comparison, narrow=console.width < 120))
     for note in _notes(result.rows):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(result.where(), highlight=False, soft_wrap=True)

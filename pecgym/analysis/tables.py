@@ -9,6 +9,8 @@ from typing import Any
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.table import Table
 
+from pecgym.analysis.comparison import METRICS, iqm
+
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     # heading, unit, key of the result's row
     ("queue p50", "s", "all_queueing_delay_p50_s"),
@@ -42,7 +44,7 @@ _SCALE = {"ms": 1000.0, "%": 100.0}
 
 
 def results_table(rows: Iterable[dict[str, Any]], *, narrow: bool = False) -> Table:
-    """One line per (workload, policy): the median over its seeds. The rows are of one model, cluster and scenario.
+    """One line per (workload, policy): the typical value over its runs. The rows are of one model, cluster, scenario.
 
     Where some requests are long, the columns are those of PecSched. narrow: leave columns out, for a terminal of 80
     characters.
@@ -79,10 +81,29 @@ def grouped(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[s
     return groups
 
 
-def median_of(rows: Sequence[dict[str, Any]], key: str) -> float | None:
-    """The median of a metric over runs; None if no run has it."""
+def has_windows(rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether runs are of windows of a workload, not of all of it."""
+    return rows[0].get("window") is not None
+
+
+def typical_of(rows: Sequence[dict[str, Any]], key: str) -> float | None:
+    """The median of a metric over runs, or, of windows, their interquartile mean; None if no run has it."""
     values = [row[key] for row in rows if row[key] is not None]
-    return median(values) if values else None
+    if not values:
+        return None
+    return iqm(values) if has_windows(rows) else median(values)
+
+
+def runs_said(rows: Sequence[dict[str, Any]]) -> str:
+    """Over which runs values are typical."""
+    seeds = sorted({row["seed"] for row in rows})
+    of_seeds = f"{len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
+    if has_windows(rows):
+        windows = len({row["window"] for row in rows})
+        split = rows[0]["split"] or "all"
+        cut = f"{windows} windows" if windows > 1 else "one window"
+        return f"interquartile mean of {of_seeds} x {cut} of split {split}"
+    return f"median of {of_seeds}" if len(seeds) > 1 else of_seeds
 
 
 def _two_lines(heading: str) -> str:
@@ -92,22 +113,83 @@ def _two_lines(heading: str) -> str:
 
 
 def _title(rows: Sequence[dict[str, Any]]) -> str:
-    first, seeds = rows[0], sorted({row["seed"] for row in rows})
+    first = rows[0]
     workload = f"{first['workload']}, " if len({row["workload"] for row in rows}) == 1 else ""
     counts = sorted({row["n_requests"] for row in rows})
     requests = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    of_seeds = f"median of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
     scales = [row["arrival_scale"] for row in rows]
     scale = "" if max(scales) == 1.0 == min(scales) else f" (arrivals x {median(scales):.3g})"
     return (
         f"{first['model']} on {first['cluster']}, engine {first['engine']}, {workload}"
-        f"scenario {first['scenario']}{scale}, {requests} requests, {of_seeds}"
+        f"scenario {first['scenario']}{scale}, {requests} requests, {runs_said(rows)}"
     )
 
 
 def _cell(rows: Sequence[dict[str, Any]], key: str, unit: str) -> str:
-    value = median_of(rows, key)
+    return _number(typical_of(rows, key), unit)
+
+
+def _number(value: float | None, unit: str = "") -> str:
     if value is None:
         return "-"
     value *= _SCALE.get(unit, 1.0)
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+_VERDICTS = {"better": "green", "worse": "red", "equal": "dim", "not resolved": "dim"}
+
+
+def comparison_table(comparison: dict[str, Any], *, narrow: bool = False) -> Table:
+    """What `pecgym.analysis.comparison.compare` gave: for each policy its main metrics beside the baseline's.
+
+    narrow: leave columns out, for a terminal of 80 characters.
+    """
+    table = Table(
+        title=f"against {comparison['baseline']} on the same {comparison['pairs']} runs: interquartile means, "
+        f"{comparison['confidence']:.0%} intervals (bootstrap within {comparison['resampled_within']})",
+        title_justify="left",
+        caption="more metrics in comparison.json",
+        caption_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD if narrow else HEAVY_HEAD,
+        padding=(0, 0) if narrow else (0, 1),
+    )
+    for heading in ("policy", "metric"):
+        table.add_column(heading, no_wrap=not narrow)
+    headings = ("baseline", "policy", "difference", *(() if narrow else ("relative, %", "wins/ties/losses")))
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for each in comparison["policies"]:
+        seeds = len(each["policies"])
+        name = each["policy"] + (f"\n({seeds} training seeds)" if seeds > 1 else "")
+        for metric in METRICS:
+            if not metric.main or metric.key not in each["metrics"]:
+                continue
+            table.add_row(name, *_compared_cells(each["metrics"][metric.key], metric.heading, metric.unit, narrow))
+            name = ""
+        table.add_section()
+    return table
+
+
+def _compared_cells(found: dict[str, Any], heading: str, unit: str, narrow: bool) -> list[str]:
+    difference, relative = found["difference"], found["relative_difference"]
+    left_out = f" ({found['pairs_left_out']} pairs left out)" if found["pairs_left_out"] else ""
+    cells = [
+        f"{heading}, {unit}{left_out}",
+        _number(found["baseline"]["iqm"], unit),
+        _number(found["policy"]["iqm"], unit),
+        _with_interval(difference, unit),
+    ]
+    if not narrow:
+        cells += [_with_interval(relative, "%"), f"{found['wins']}/{found['ties']}/{found['losses']}"]
+    colour = _VERDICTS[found["verdict"]]
+    return [*cells, f"[{colour}]{found['verdict']}[/{colour}]"]
+
+
+def _with_interval(value: dict[str, Any], unit: str) -> str:
+    """A value and the ends of its interval; the bracket is escaped, as Rich reads it as markup."""
+    if value["interval"] is None:
+        return _number(value["iqm"], unit)
+    low, high = (_number(end, unit) for end in value["interval"])
+    return f"{_number(value['iqm'], unit)} \\[{low}, {high}]"

@@ -178,21 +178,24 @@ class EnvConfig:
     def experiment(self) -> Experiment:
         """The cluster and its workload. Raises SpecError."""
         self.scenario.check()
-        changes = self.long
-        if "roles" in self.agent_controls:
-            if changes.pool_interval_s is not None:
-                raise SpecError("long.pool_interval_s: the control roles has its own, role_interval_s; leave one out")
-            changes = LongConfig(**{**vars(changes), "pool_interval_s": self.role_interval_s})
         return Experiment(
             self.model,
             self.cluster,
             self.engine,
             self.scenario.applied_to(self.workload),
             self.scenario,
-            changes,
+            self.rule_changes(),
             self.profile,
             self.tp,
         )
+
+    def rule_changes(self) -> LongConfig:
+        """Changes in the reference policy's rules for longs, with those that the controls need. Raises SpecError."""
+        if "roles" not in self.agent_controls:
+            return self.long
+        if self.long.pool_interval_s is not None:
+            raise SpecError("long.pool_interval_s: the control roles has its own, role_interval_s; leave one out")
+        return LongConfig(**{**vars(self.long), "pool_interval_s": self.role_interval_s})
 
 
 _NAMED = ("engine", "workload", "scenario")

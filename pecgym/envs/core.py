@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numba import types
 
 from pecgym.analysis import RequestLog
+from pecgym.cluster import Cluster
 from pecgym.costs import load_gpu
 from pecgym.engine import Simulator
 from pecgym.engine import state as layout
@@ -85,11 +86,14 @@ class Copies(ABC):
     observation_space: spaces.Dict
     action_space: spaces.MultiDiscrete
 
-    def __init__(self, config: EnvConfig, n: int, record: bool = False) -> None:
-        """record: whether timelines are kept. Raises PecGymError."""
+    def __init__(self, config: EnvConfig, n: int, record: bool = False, cluster: Cluster | None = None) -> None:
+        """record: whether timelines are kept. cluster: what is simulated, with its trace and policy, in place of what
+        the settings say. Raises PecGymError."""
         self.config, self.n, self._record = config, n, record
-        self.policy = self._reference_policy()
-        self.cluster = config.experiment().make(self.policy, config.workload_seed)
+        if cluster is None:
+            cluster = config.experiment().make(self._reference_policy(), config.workload_seed)
+        assert cluster.policy is not None
+        self.cluster, self.policy = cluster, cluster.policy
         self._check_cluster()
         self.windows = Windows(self.cluster.trace, config.episode)
         first = self.cluster.new_simulator(
@@ -192,10 +196,24 @@ class Copies(ABC):
         Raises SpecError for options that do not exist.
         """
         window = self.windows.options(options, random)
-        self.simulators[i].restart(window.first, window.stop, window.start_s, int(random.integers(2**48)))
+        self.begin(i, window, int(random.integers(2**48)))
+
+    def begin(self, i: int, window: Window, random_state: int) -> None:
+        """The same with a given window. random_state: of the reference policy's own numbers, 0..2**48-1."""
+        self.simulators[i].restart(window.first, window.stop, window.start_s, random_state)
         self._connect_state(i)
         self._begin(i, window)
         self._advance_until_fine()
+
+    def extend(self, i: int, limit_s: float) -> None:
+        """Moves the limit of copy i; an episode that was truncated at the old one goes on to its next decision."""
+        copies = self.arrays.copies
+        copies.until_ps[i] = seconds_to_ps(limit_s)
+        if copies.ended[i] == a.TRUNCATED:
+            copies.ended[i] = a.RUNNING
+            copies.todo[:] = a.REST
+            copies.todo[i] = a.GO_ON
+            self._advance_until_fine()
 
     def _begin(self, i: int, window: Window) -> None:
         warm_up_s = self.config.episode.warm_up_s

@@ -16,6 +16,7 @@ from pecgym.configs import EngineConfig
 from pecgym.costs import load_cluster, load_gpu, load_model
 from pecgym.experiment import Experiment
 from pecgym.policies import load_policy
+from pecgym.policies.agents import agents_folder, is_agent_name, load_agent
 from pecgym.policies.parameters import split_name
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -49,14 +50,25 @@ def _package_hash() -> str:
     return digest.hexdigest()
 
 
-def policy_source(policy: str) -> str:
-    """The source of the module of a policy given by import path, empty for a reference policy."""
+def policy_source(policy: str, model: str, scenario: str) -> str:
+    """What a policy is beside its name: of an import path the source of its module, of an agent a hash of its file and
+    of the code that runs it; empty for a reference policy. model, scenario: as of load_policy."""
+    if is_agent_name(policy):
+        return _agent_hash(load_agent(policy, model, scenario).path)
     name, _ = split_name(policy)
     if ":" not in name:
         return ""
     load_policy(name)
     source = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     return Path(source).read_text() if source else ""
+
+
+def _agent_hash(checkpoint: Path) -> str:
+    digest = hashlib.sha256(checkpoint.read_bytes())
+    folder = agents_folder()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 @cache

@@ -20,6 +20,7 @@ def write_pictures(
     *,
     keep_requests: bool,
     timelines: Sequence[Path],
+    comparison: dict[str, Any] | None,
     report: bool,
     trace: str | None,
     command: str | None,
@@ -28,7 +29,8 @@ def write_pictures(
     files: list[Path] = []
     if report:
         requests = out / "requests.parquet" if keep_requests else None
-        report_of(rows, out / "report.html", requests=requests, timelines=timelines, command=command)
+        options = {"comparison": comparison, "command": command}
+        report_of(rows, out / "report.html", requests=requests, timelines=timelines, **options)
         files.append(out / "report.html")
     if trace is not None:
         files += _write_traces(plan, trace)
@@ -52,7 +54,7 @@ def report_of(
 
 def _write_traces(plan: EvaluationPlan, path: str) -> list[Path]:
     """A Chrome trace of the first run, or of the first one of each policy if the path has a place for its name."""
-    first = plan.jobs()[: len(plan.policies) if "{policy}" in path else 1]
+    first = plan.jobs()[: sum(map(len, plan.entries().values())) if "{policy}" in path else 1]
     files = [Path(path.replace("{policy}", re.sub("[^A-Za-z0-9_-]", ".", job.policy))) for job in first]
     for job, file in zip(first, files, strict=True):
         file.parent.mkdir(parents=True, exist_ok=True)

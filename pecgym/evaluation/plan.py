@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 
 from pecgym.analysis import RequestLog
+from pecgym.analysis.comparison import compare, pairs_of
 from pecgym.cluster import Cluster
 from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.costs import load_model
 from pecgym.errors import SpecError
 from pecgym.evaluation.keys import policy_source, workload_identity
 from pecgym.evaluation.windows import Cut
 from pecgym.experiment import Experiment
-from pecgym.policies import load_policy
+from pecgym.policies import Policy, load_policy
+from pecgym.policies.agents import training_seeds
 from pecgym.units import HORIZON_S
 from pecgym.workload import Trace
 
@@ -29,7 +32,8 @@ from pecgym.workload import Trace
 class EvaluationPlan:
     """What to run: every policy on every workload under every seed, on all of it or on windows (Cut).
 
-    `workloads`, names or paths, takes the place of `workload`. `long` changes the rules of every policy.
+    `workloads`, names or paths, takes the place of `workload`. `long` changes the rules of every policy. `baseline`:
+    with which policy the others are compared; None: the first.
     """
 
     policies: tuple[str, ...]
@@ -47,6 +51,7 @@ class EvaluationPlan:
     split: str | None = None
     windows: int | None = None
     window_requests: int = 1000
+    baseline: str | None = None
 
     def chosen_workloads(self) -> list[WorkloadConfig]:
         """The workloads of the plan, as the scenario has them."""
@@ -61,19 +66,41 @@ class EvaluationPlan:
             for workload in self.chosen_workloads()
             for seed in self.seeds
             for window in self.cut().numbers()
-            for policy in self.policies
+            for policies in self.entries().values()
+            for policy in policies
         ]
+
+    def entries(self) -> dict[str, tuple[str, ...]]:
+        """What is compared, and the policies that it stands for: the training seeds of an agent, else itself."""
+        return {policy: training_seeds(policy) for policy in self.policies}
+
+    def load(self, policy: str) -> Policy:
+        """One of the policies. Raises SpecError."""
+        return load_policy(policy, *self._served())
+
+    def _served(self) -> tuple[str, str]:
+        """Model and scenario by name, as an agent is chosen by."""
+        return load_model(self.model).name, self.scenario.name
 
     def cut(self) -> Cut:
         """How the workloads are cut into windows."""
         return Cut(self.split, self.windows, self.window_requests)
+
+    def compare(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """Its policies beside the baseline, the first of them unless it says which; None for one policy, or one run of
+        each. rows: of all jobs."""
+        baseline = self.baseline or self.policies[0]
+        others = {entry: policies for entry, policies in self.entries().items() if entry != baseline}
+        if not others or pairs_of(rows) < 2:
+            return None
+        return compare(rows, baseline, others)
 
     def check(self) -> set[Callable[..., Any] | None]:
         """Raises PecGymError for anything that cannot work, before anything is compiled or run.
 
         Returns the functions that decide for the policies.
         """
-        policies = [load_policy(name) for name in self.policies]
+        policies = [self.load(name) for names in self.entries().values() for name in names]
         workloads = self.chosen_workloads()
         for kind, labels in (
             ("policy", [policy.name for policy in policies]),
@@ -86,6 +113,13 @@ class EvaluationPlan:
                 raise SpecError(
                     f"{kind} {max(labels, key=labels.count)!r} is there twice: results could not be told apart"
                 )
+        if self.baseline is not None and self.baseline not in self.policies:
+            raise SpecError(f"baseline={self.baseline}: choose one of the policies, {', '.join(self.policies)}")
+        if len(seeds := training_seeds(self.baseline or self.policies[0])) > 1:
+            raise SpecError(
+                f"baseline: {self.baseline or self.policies[0]} stands for {len(seeds)} training seeds; give one of "
+                f"them, or another policy, as baseline or as the first policy: {', '.join(seeds)}"
+            )
         self.scenario.check()
         self.cut().check()
         for workload in workloads:
@@ -95,7 +129,7 @@ class EvaluationPlan:
         if self.until_s is not None and not 0 < self.until_s <= HORIZON_S:
             raise SpecError(f"until_s={self.until_s}: must be above 0, at most {HORIZON_S:.0f}")
         one_request = Trace(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64))
-        cluster = self.experiment(self.workload).with_trace(self.policies[0], one_request, 0)
+        cluster = self.experiment(self.workload).with_trace(policies[0], one_request, 0)
         for policy in policies:
             policy.rules_with(cluster.profile.tp, **self.long.changes())
         return {rule for policy in policies for rule in (policy.choose, policy.start_rule, policy.pool)}
@@ -155,7 +189,7 @@ class Job:
         requests = plan.window_requests if plan.windows is not None else None
         identity = [
             workload_identity(plan.experiment(self.workload), self.seed),
-            policy_source(self.policy),
+            policy_source(self.policy, *plan._served()),
             [self.policy, plan.until_s, plan.long.changes()],
             [plan.split, self.window, requests],
         ]

@@ -23,19 +23,22 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pecgym.engine.entry import warm_up
+from pecgym.envs.driver import warm_up_agents
 from pecgym.errors import EngineError, PecGymError, SpecError
 from pecgym.evaluation.pictures import write_pictures
 from pecgym.evaluation.plan import EvaluationPlan, Job
+from pecgym.policies.agents import is_agent_name
 
-OUTPUTS = ("summary.json", "table.csv", "requests.parquet", "report.html")
+OUTPUTS = ("summary.json", "comparison.json", "table.csv", "requests.parquet", "report.html")
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation gave, and the files that it wrote."""
+    """What an evaluation gave, and the files that it wrote. comparison: None where there was nothing to pair."""
 
     rows: list[dict[str, Any]]
     files: list[Path]
+    comparison: dict[str, Any] | None = None
 
     def where(self) -> str:
         """One line that says which files there are."""
@@ -73,7 +76,8 @@ def evaluate(
     trace: str | None = None,
     command: str | None = None,
 ) -> Evaluation:
-    """Runs a plan and writes `summary.json`, `table.csv` and `requests.parquet` into `out`.
+    """Runs a plan and writes `summary.json`, `table.csv` and `requests.parquet` into `out`, and, of several policies on
+    at least two runs, `comparison.json`.
 
     Each run is kept in `out/runs` as it ends; a run that is there already is not done again unless `fresh`. workers:
     processes, None: one per core. keep_requests: whether to write every request (a row each). record: whether to keep
@@ -94,7 +98,10 @@ def evaluate(
     files: list[Path] = []
     rows: list[dict[str, Any]] = []
     try:
-        warm_up(choices if runner.todo(jobs) else ())
+        if todo := runner.todo(jobs):
+            warm_up(choices)
+            if any(is_agent_name(job.policy) for job in todo):
+                warm_up_agents()
         with runner:
             runner.run(jobs)
     finally:
@@ -107,11 +114,24 @@ def evaluate(
             if keep_requests:
                 _join_requests([runs / f"{job.key()}.parquet" for job in kept], out / "requests.parquet")
                 files.append(out / "requests.parquet")
+    comparison = plan.compare(rows)
+    if comparison is not None:
+        with _replacing(out / "comparison.json") as path:
+            path.write_text(json.dumps(comparison, indent=1, allow_nan=False))
+        files.append(out / "comparison.json")
     timelines = [runs / f"{job.key()}.timeline.parquet" for job in jobs] if record else []
     files += write_pictures(
-        plan, rows, out, keep_requests=keep_requests, timelines=timelines, report=report, trace=trace, command=command
+        plan,
+        rows,
+        out,
+        keep_requests=keep_requests,
+        timelines=timelines,
+        comparison=comparison,
+        report=report,
+        trace=trace,
+        command=command,
     )
-    return Evaluation(rows, files)
+    return Evaluation(rows, files, comparison)
 
 
 def run_job(job: Job, runs: Path, keep: Keep, key: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from pecgym.engine.long_rules import LongRules
 from pecgym.engine.simulator import GLOBAL_ORDERS, LOADS
 from pecgym.errors import SpecError
+from pecgym.policies.agents import Agent
 from pecgym.policies.long_requests import when_free
 
 RESERVED_SHARE = {1: 7 / 32, 4: 5 / 8}
@@ -52,6 +53,7 @@ class Policy:
         tail_s: beyond which the waits of shorts are summed up (`state.sums`), for policies that read it; None: not.
         fixed: the rules that its name sets (`pecsched{sp_degree:7}`).
         remake: `remake(parameters)` makes the policy with other parameters of its own, by name; None: it has none.
+        agent: a trained agent, asked as in the environment; `choose`, `start` and `pool` then decide what it does not.
         source: where the rule comes from.
     """
 
@@ -69,6 +71,7 @@ class Policy:
     tail_s: float | None = None
     fixed: frozenset[str] = frozenset()
     remake: Callable[[Mapping[str, Any]], Policy] | None = None
+    agent: Agent | None = None
     source: str = ""
 
     def __post_init__(self) -> None:

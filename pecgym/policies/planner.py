@@ -88,7 +88,7 @@ class PlannerConfig:
 
 def planner(config: PlannerConfig, base: Policy) -> Policy:
     """The policy that plans above `base`. Decisions outside of its controls are the base policy's, compiled."""
-    if base.choose is None or base.start_rule is None:
+    if base.choose is None or base.start_rule is None or base.agent is not None:
         raise SpecError(f"base={config.base!r}: the planner needs a compiled policy, and this one is asked from Python")
     plans = Planner(config, base)
     return replace(

@@ -100,11 +100,11 @@ def test_two_of_one_policy_in_an_evaluation() -> None:
     plan = EvaluationPlan(names, workload=WorkloadConfig(duration_s=60.0))
     plan.check()
     assert len({job.key() for job in plan.jobs()}) == 3
-    assert policy_source("pecsched{sp_degree:7}") == ""
+    assert policy_source("pecsched{sp_degree:7}", "any", "any") == ""
 
 
 def test_a_policy_by_import_path() -> None:
-    policy = load_policy("pecgym.policies.pecsched:PECSCHED{sp_degree:2}")
+    policy = load_policy("pecgym.policies.pecsched:PECSCHED{sp_degree:2}", "any", "any")
     assert policy.rules == load_policy("pecsched").rules.with_changes(sp_degree=2)
-    assert "def place_short" in policy_source("pecgym.policies.pecsched:PECSCHED{sp_degree:2}")
+    assert "def place_short" in policy_source("pecgym.policies.pecsched:PECSCHED{sp_degree:2}", "any", "any")
     assert LongRules().sp_degree == "node"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pecgym.analysis.report.inputs import Case, Row
-from pecgym.analysis.tables import median_of
+from pecgym.analysis.tables import typical_of
 from pecgym.analysis.timeline import KIND_NAMES, Timeline
 from pecgym.units import PS_PER_S
 
@@ -98,7 +98,7 @@ def pareto_axes(case: Case) -> tuple[str, str, str, str]:
 
 
 def pareto_figure(case: Case) -> dict[str, Any] | None:
-    """The two delays of each policy: the median over seeds with the range; None where no policy has both.
+    """The two delays of each policy: the typical value over the runs with the range; None where no policy has both.
 
     The front is drawn among policies that finish every long, where there are such: the mean completion time of those
     that starve longs leaves the starved ones out.
@@ -106,11 +106,11 @@ def pareto_figure(case: Case) -> dict[str, Any] | None:
     x_key, x_name, y_key, y_name = pareto_axes(case)
     shown, points, starved = [], [], []
     for number, policy in enumerate(case.policies):
-        x, y = (median_of(case.of(policy), key) for key in (x_key, y_key))
+        x, y = (typical_of(case.of(policy), key) for key in (x_key, y_key))
         if x is not None and y is not None:
             shown.append((number, policy))
             points.append((max(x, SHORTEST_SHOWN_S), max(y, SHORTEST_SHOWN_S)))
-            starved.append(median_of(case.of(policy), "starved_fraction") or 0.0)
+            starved.append(typical_of(case.of(policy), "starved_fraction") or 0.0)
     if not shown:
         return None
     compared = [i for i, share in enumerate(starved) if share == 0] or list(range(len(points)))

@@ -136,7 +136,7 @@ def _delays(table: pa.Table) -> dict[str, Any]:
 
 
 def _read_timelines(timelines: Timelines | None, cases: list[tuple[str, str]]) -> dict[tuple[str, ...], Timeline]:
-    """By policy, workload and scenario; of a folder with several seeds, the lowest."""
+    """By policy, workload and scenario; of a folder with several seeds and windows, the lowest."""
     if timelines is None:
         return {}
     if isinstance(timelines, Mapping):
@@ -145,12 +145,13 @@ def _read_timelines(timelines: Timelines | None, cases: list[tuple[str, str]]) -
                 "timelines by policy are for results of one workload and scenario: give a folder of files"
             )
         return {(policy, *cases[0]): timeline for policy, timeline in timelines.items()}
-    found: dict[tuple[str, ...], tuple[int, Path]] = {}
+    found: dict[tuple[str, ...], tuple[tuple[int, int], Path]] = {}
     for path in sorted(Path(timelines).glob("*.parquet")):
         try:
             labels = timeline_labels(pq.read_schema(path))
-            run, seed = tuple(str(labels[label]) for label in RUN_LABELS), int(labels["seed"])
+            run = tuple(str(labels[label]) for label in RUN_LABELS)
+            number = int(labels["seed"]), int(labels.get("window", 0))
         except KeyError as error:
             raise PecGymError(f"{path}: not a timeline with labels, it has no {error}") from None
-        found[run] = min(found.get(run, (seed, path)), (seed, path))
+        found[run] = min(found.get(run, (number, path)), (number, path))
     return {run: Timeline.load(path) for run, (_, path) in found.items()}

@@ -18,6 +18,7 @@ from typing import Any
 from pecgym.analysis.report import tables
 from pecgym.analysis.report.curves import MEASURES, cdf_figure, pareto_figure, timeline_payload
 from pecgym.analysis.report.inputs import Case, Requests, Row, Timelines, read_cases
+from pecgym.analysis.tables import runs_said
 from pecgym.analysis.timeline import KIND_NAMES, LONG_PREFILL
 
 _LIBRARIES = ("pecgym", "numpy", "numba", "plotly", "pyarrow")
@@ -32,6 +33,7 @@ def write_report(
     title: str = "PecGym evaluation",
     targets: Sequence[Mapping[str, Any]] | None = None,
     timelines: Timelines | None = None,
+    comparison: Mapping[str, Any] | None = None,
     command: str | None = None,
 ) -> None:
     """Writes the results of an evaluation as one HTML page that opens from disk and loads nothing from elsewhere.
@@ -44,6 +46,7 @@ def write_report(
         targets: paper against measured, a mapping per line: `metric`, `paper`, `measured` (numbers or texts), `note`.
         timelines: a folder of files written by `Timeline.save` with the labels policy, workload, scenario and seed (of
             several seeds the lowest is shown), or timelines by policy; None leaves them out.
+        comparison: as in `comparison.json` (pecgym.analysis.comparison.compare); None leaves it out.
         command: what to run to get these results again.
 
     Raises PecGymError for rows, requests and timelines that do not belong together.
@@ -56,6 +59,7 @@ def write_report(
         tabs=_tabs(cases),
         cases="".join(_case_html(number, case) for number, case in enumerate(cases)),
         targets="" if targets is None else _section("targets", "Paper against measured", tables.targets_html(targets)),
+        comparison="" if comparison is None else _comparison(comparison),
         notes=tables.notes_html(cases),
         definitions=tables.definitions_html(),
         command=f"<pre><code>{escape(command)}</code></pre>" if command else "",
@@ -106,13 +110,14 @@ def _tabs(cases: Sequence[Case]) -> str:
 
 
 def _case_html(number: int, case: Case) -> str:
-    seeds = len({row["seed"] for row in case.rows})
-    of_seeds = f"Medians over {seeds} seeds, below them their range. " if seeds > 1 else ""
+    several = len(case.rows) > len(case.policies)
+    said = runs_said(case.rows)
+    of_runs = f"{said[0].upper()}{said[1:]}; below each value the range of the runs. " if several else ""
     sections = [
         _section(
             "results",
             "Results",
-            f'<p class="hint">{of_seeds}Bold with a bar: best of its column. Choose a heading to sort.</p>'
+            f'<p class="hint">{of_runs}Bold with a bar: best of its column. Choose a heading to sort.</p>'
             + tables.results_html(case),
         ),
         _section("tradeoff", "The trade-off", _tradeoff(case)),
@@ -121,6 +126,15 @@ def _case_html(number: int, case: Case) -> str:
     ]
     hidden = " hidden" if number else ""
     return f'<div class="case" data-case="{number}"{hidden}>{"".join(sections)}</div>'
+
+
+def _comparison(comparison: Mapping[str, Any]) -> str:
+    hint = (
+        f'<p class="hint">Every policy and {escape(comparison["baseline"])} on the same {comparison["pairs"]} runs: '
+        f"interquartile means, and {comparison['confidence']:.0%} bootstrap intervals of the paired differences. A "
+        "difference is better or worse where its interval leaves zero out.</p>"
+    )
+    return _section("comparison", "Compared on the same runs", hint + tables.comparison_html(comparison))
 
 
 def _section(name: str, heading: str, content: str) -> str:

@@ -7,10 +7,11 @@ from html import escape
 from statistics import median
 from typing import Any
 
+from pecgym.analysis.comparison import METRICS
 from pecgym.analysis.metrics import __doc__ as metrics_doc
 from pecgym.analysis.report.curves import shares_of_time
 from pecgym.analysis.report.inputs import SAME_ON_A_PAGE, Case
-from pecgym.analysis.tables import median_of
+from pecgym.analysis.tables import typical_of
 from pecgym.analysis.timeline import KIND_NAMES
 
 COLUMNS: tuple[tuple[str, str, str, int], ...] = (
@@ -50,7 +51,7 @@ def facts_list(cases: Sequence[Case]) -> str:
 
 
 def results_html(case: Case) -> str:
-    """The table of a case: per policy the median over its seeds, below it their range; the best of a column marked."""
+    """The table of a case: per policy the typical value over its runs, below it their range; the best are marked."""
     columns = [
         (heading, unit, key, better)
         for heading, unit, key, better in COLUMNS
@@ -119,6 +120,35 @@ def targets_html(targets: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def comparison_html(comparison: Mapping[str, Any]) -> str:
+    """Every policy beside the baseline: a line for each of its metrics."""
+    heads = ("policy", "metric", "baseline", "policy", "difference", "relative", "wins / ties / losses", "verdict")
+    body = ""
+    for each in comparison["policies"]:
+        for metric in METRICS:
+            if (found := each["metrics"].get(metric.key)) is None:
+                continue
+            scale = _SCALE.get(metric.unit, 1.0)
+            values = [
+                *(_interval_html(found[name], scale) for name in ("baseline", "policy", "difference")),
+                _interval_html(found["relative_difference"], 100.0, "%"),
+                f"{found['wins']} / {found['ties']} / {found['losses']}",
+            ]
+            cells = "".join(f'<td class="number">{value}</td>' for value in values)
+            what = f"<td>{escape(metric.heading)}<small>{metric.unit}</small></td>"
+            body += f'<tr><th scope="row">{escape(each["policy"])}</th>{what}{cells}<td>{found["verdict"]}</td></tr>'
+    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
+    table = f'<table class="comparison"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
+
+
+def _interval_html(value: Mapping[str, Any], scale: float, unit: str = "") -> str:
+    if value["iqm"] is None:
+        return "–"
+    ends = "" if value["interval"] is None else " to ".join(_number(end * scale) for end in value["interval"])
+    return f"{_number(value['iqm'] * scale)}{unit}" + (f"<small>{ends}</small>" if ends else "")
+
+
 def definitions_html() -> str:
     """Every metric's definition, from where the metrics are computed."""
     lines = [line.strip().strip("|").split("|") for line in (metrics_doc or "").splitlines() if line.startswith("| ")]
@@ -135,7 +165,7 @@ def notes_html(cases: Sequence[Case]) -> str:
 
 def _column_cells(case: Case, unit: str, key: str, better: int) -> list[str]:
     """A metric of every policy. The best is marked, with all that look the same, unless all do."""
-    medians = [median_of(case.of(policy), key) for policy in case.policies]
+    medians = [typical_of(case.of(policy), key) for policy in case.policies]
     shown = [None if value is None else _number(value * _SCALE.get(unit, 1.0)) for value in medians]
     known = [value for value in medians if value is not None]
     best = shown[medians.index((min if better < 0 else max)(known))] if better and known else None
