@@ -89,7 +89,7 @@ def main(config: RoomConfig) -> None:
                     workers=values.workers,
                     fresh=values.fresh,
                 )
-                _write_json(found, out / f"{Path(model).stem}-{label}.json", values)
+                _write_json(found, out / f"{Path(model).name.removesuffix('.yaml')}-{label}.json", values)
                 parts.append(_page(found, values))
                 (out / "room.md").write_text("\n\n".join(parts) + "\n")
     except (PecGymError, OSError) as error:

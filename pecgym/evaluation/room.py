@@ -95,9 +95,10 @@ def named(base: str, rules: Mapping[str, Any]) -> str:
 
 
 def levers_alone(base: str, levers: Mapping[str, Sequence[Any]]) -> list[Rules]:
-    """One rule changed, to every value but that of the base."""
+    """One rule changed, to every value but that of the base. Raises SpecError for one that does not exist."""
     usual = load_policy(base).rules
-    return [{key: value} for key, values in levers.items() for value in values if value != getattr(usual, key)]
+    singles = [{key: value} for key, values in levers.items() for value in values]
+    return [rules for rules in singles if load_policy(named(base, rules)).rules != usual]
 
 
 def combinations(helpful: Iterable[Rules]) -> list[Rules]:
@@ -125,6 +126,7 @@ def search(
     Raises PecGymError for a plan that cannot work, or a lever that does not exist.
     """
     (base,) = plan.policies
+    wanted = levers_alone(base, levers)
     warm_up(plan.check())
     rows = _rows(plan, [{}], out, workers, fresh)
     usual = rows[base]
@@ -133,7 +135,7 @@ def search(
         return _compared(named(base, rules), rules, of[named(base, rules)], usual)
 
     impossible: dict[str, str] = {}
-    alone = _possible(plan, levers_alone(base, levers), impossible)
+    alone = _possible(plan, wanted, impossible)
     rows = _rows(plan, alone, out, workers, fresh)
     singles = [found(rules, rows) for rules in alone]
     several = _possible(plan, combinations(each.rules for each in singles if each.helps(helps)), impossible)
