@@ -39,7 +39,7 @@ def packaged_names(folder: Path) -> list[str]:
 
 
 def load_strict(schema: type[T], path: Path, error: type[PecGymError]) -> T:
-    """Read `path` into the dataclass `schema`.
+    """Read `path` into the dataclass `schema`, which is frozen, as equal files give the same object.
 
     A file that has not changed is read once: what is returned is shared, and not to be changed.
 
@@ -55,8 +55,19 @@ def load_strict(schema: type[T], path: Path, error: type[PecGymError]) -> T:
 @lru_cache(maxsize=128)
 def _load(schema: type[Any], path: Path, error: type[PecGymError], version: tuple[int, ...]) -> Any:
     try:
-        given = OmegaConf.load(path)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as problem:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise error(f"{path}: not readable as YAML: {problem}") from problem
+    loaded: T = _loaded(schema, path, error, content)  # type: ignore[arg-type]
+    return loaded
+
+
+@lru_cache(maxsize=256)
+def _loaded(schema: Any, path: Path, error: type[PecGymError], content: bytes) -> Any:
+    """The same for the same content: every cluster that is made asks for the same few files."""
+    try:
+        given = OmegaConf.create(content.decode())
+    except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise error(f"{path}: not readable as YAML: {problem}") from problem
     if not isinstance(given, DictConfig):
         raise error(f"{path}: expected a mapping of keys to values; the files that ship with the package are examples")

@@ -131,7 +131,7 @@ class Copies(ABC):
 
     def _reference_policy(self) -> Policy:
         policy = load_policy(self.config.policy)
-        if policy.actor is not None:
+        if policy.actor is not None or policy.agent is not None:
             raise SpecError(f"policy {policy.name!r}: the reference policy of an environment must be a compiled one")
         if "roles" in self.config.agent_controls and policy.pool is None:
             return replace(policy, pool=keep_pool)

@@ -100,7 +100,7 @@ class EvaluationPlan:
 
         Returns the functions that decide for the policies.
         """
-        policies = [self.load(name) for names in self.entries().values() for name in names]
+        policies = [self.load(name) for policy in self.policies for name in training_seeds(policy)]
         workloads = self.chosen_workloads()
         for kind, labels in (
             ("policy", [policy.name for policy in policies]),
@@ -115,7 +115,7 @@ class EvaluationPlan:
                 )
         if self.baseline is not None and self.baseline not in self.policies:
             raise SpecError(f"baseline={self.baseline}: choose one of the policies, {', '.join(self.policies)}")
-        if len(seeds := training_seeds(self.baseline or self.policies[0])) > 1:
+        if len(self.policies) > 1 and len(seeds := training_seeds(self.baseline or self.policies[0])) > 1:
             raise SpecError(
                 f"baseline: {self.baseline or self.policies[0]} stands for {len(seeds)} training seeds; give one of "
                 f"them, or another policy, as baseline or as the first policy: {', '.join(seeds)}"

@@ -39,15 +39,16 @@ def is_agent_name(name: str) -> bool:
     return name == FAMILY or name.startswith(f"{FAMILY}/")
 
 
-def agent_names() -> list[str]:
-    """The shipped agents, as policies. Raises SpecError where there is no package `agents`."""
-    return [f"{FAMILY}/{name.removeprefix(f'{FAMILY}/')}" for name in _checkpoints(FAMILY).names()]
+def agent_names(asked_for: str = FAMILY) -> list[str]:
+    """The shipped agents, as policies. asked_for: the policy that an error names. Raises SpecError where there is no
+    package `agents`."""
+    return [f"{FAMILY}/{name.removeprefix(f'{FAMILY}/')}" for name in _checkpoints(asked_for).names()]
 
 
 def training_seeds(name: str) -> tuple[str, ...]:
     """The agents of all training seeds that a name without one stands for, "ppo/x-s0", "ppo/x-s1", ... for "ppo/x";
     of every other name, itself."""
-    if not name.startswith(f"{FAMILY}/") or name in (names := agent_names()):
+    if not name.startswith(f"{FAMILY}/") or name in (names := agent_names(name)):
         return (name,)
     found = {each: re.fullmatch(re.escape(name) + r"-s(\d+)", each) for each in names}
     seeds = sorted((int(match[1]), each) for each, match in found.items() if match)
@@ -67,7 +68,11 @@ def load_agent(name: str, model: str | None = None, scenario: str | None = None)
     if found is not None and found[1].path.exists() and found[0] == _version(found[1].path):
         return found[1]
     checkpoints = _checkpoints(name)
-    if name != FAMILY and name not in (names := agent_names()) and not Path(name.removeprefix(f"{FAMILY}/")).is_file():
+    if (
+        name != FAMILY
+        and name not in (names := agent_names(name))
+        and not Path(name.removeprefix(f"{FAMILY}/")).is_file()
+    ):
         raise SpecError(
             f"policy {name!r} does not exist; agents are {', '.join((FAMILY, *names))}, or {FAMILY}/PATH with the path "
             "of a file that was trained"

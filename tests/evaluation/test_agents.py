@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import numpy as np
 import pytest
 
 from pecgym.cluster import make_cluster
 from pecgym.errors import SpecError
 from pecgym.evaluation import EvaluationPlan, ScenarioConfig, WorkloadConfig, evaluate
 from pecgym.policies.agents import agent_names, training_seeds
+from tests.envs.worlds import make_env
 
 SMALL = WorkloadConfig(name="azure2023_conv+azure2023_code", duration_s=300.0, long_context="paper")
 PLAN = EvaluationPlan(
@@ -26,18 +25,25 @@ PLAN = EvaluationPlan(
     windows=2,
     window_requests=100,
 )
+LOADER = '''
+"""Agents that take the first or the last replica that is allowed, and the first value of every other component."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parent
 SIZES = (9, 2, 2, 8, 5, 4)
 
 
 class Simple:
-    """Takes the first or the last replica that is allowed, and the first value of every other component."""
-
-    def __init__(self, name: str, path: Path) -> None:
+    def __init__(self, name, path):
         self.name, self.path = name, path
-        self.settings: dict[str, Any] = {"policy": "pecsched", "long": {"sp_degree": "memory"}, "allow_wait": False}
+        self.settings = {"policy": "pecsched", "long": {"sp_degree": "memory"}, "allow_wait": False}
         self.last = json.loads(path.read_text())["last"]
 
-    def act(self, observations: dict[str, Any], masks: Any) -> Any:
+    def act(self, observations, masks):
         parts = np.split(masks, np.cumsum(SIZES)[:-1], axis=1)
         action = np.stack([part.argmax(axis=1) for part in parts], axis=1)
         if self.last:
@@ -45,29 +51,35 @@ class Simple:
         return action
 
 
+def names():
+    return sorted(f"ppo/{path.stem}" for path in FOLDER.glob("*.json"))
+
+
+def load_agent(name, model=None, scenario=None):
+    if name == "ppo":
+        assert (model, scenario) == ("llama-3.1-70b", "steady")
+        name = "ppo/y-s0"
+    path = Path(name.removeprefix("ppo/"))
+    return Simple(name, path if path.is_file() else FOLDER / f"{path}.json")
+'''
+
+
 @pytest.fixture
-def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of agents x-s0, x-s1, x-s10 and y-s0, and the package that loads them; "ppo" is y-s0 for steady."""
+def checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package `agents` that has x-s0, x-s1, x-s10 and y-s0, in place of any other; "ppo" is y-s0 here."""
     folder = tmp_path / "agents"
     folder.mkdir()
-    (folder / "checkpoint.py").write_text("how agents are loaded\n")
+    (folder / "__init__.py").touch()
+    (folder / "checkpoint.py").write_text(LOADER)
     for name, last in (("x-s10", True), ("x-s0", False), ("x-s1", True), ("y-s0", False)):
         (folder / f"{name}.json").write_text(json.dumps({"last": last}))
-
-    def load_agent(name: str, model: str | None = None, scenario: str | None = None) -> Simple:
-        if name == "ppo":
-            assert (model, scenario) == ("llama-3.1-70b", "steady")
-            name = "ppo/y-s0"
-        path = Path(name.removeprefix("ppo/"))
-        return Simple(name, path if path.is_file() else folder / f"{path}.json")
-
-    module = ModuleType("agents.checkpoint")
-    module.__file__ = str(folder / "checkpoint.py")
-    module.names = lambda: sorted(path.stem for path in folder.glob("*.json"))  # type: ignore[attr-defined]
-    module.load_agent = load_agent  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "agents.checkpoint", module)
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("pecgym.policies.agents._loaded", {})
-    return folder
+    others = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "agents"}
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "agents"]:
+        del sys.modules[name]
+    sys.modules.update(others)
 
 
 def test_a_name_stands_for_all_its_training_seeds(checkpoints: Path) -> None:
@@ -97,6 +109,20 @@ def test_training_seeds_are_rows_of_their_own_and_one_entry_of_the_comparison(ch
     assert again.rows == result.rows
 
 
+def test_workers_give_the_same(checkpoints: Path) -> None:
+    one, two = (
+        evaluate(PLAN, checkpoints.parent / str(workers), workers=workers, keep_requests=False) for workers in (1, 2)
+    )
+    assert [row["digest"] for row in one.rows] == [row["digest"] for row in two.rows]
+    key = "short_queueing_delay_p99_s"
+    assert one.comparison["policies"][0]["metrics"][key] == two.comparison["policies"][0]["metrics"][key]  # type: ignore[index]
+
+
+def test_an_environment_needs_another_reference(checkpoints: Path) -> None:
+    with pytest.raises(SpecError, match="the reference policy of an environment must be a compiled one"):
+        make_env(policy="ppo/x-s0")
+
+
 def test_the_agent_of_what_is_served_is_named_in_a_note(checkpoints: Path) -> None:
     plan = replace(PLAN, policies=("ppo", "ppo/y-s0"), windows=1)
     both = evaluate(plan, checkpoints.parent / "out", workers=1, keep_requests=False).rows
@@ -123,7 +149,7 @@ def test_another_file_or_other_code_is_another_run(checkpoints: Path) -> None:
     other = job.key()
     assert other != key
     assert job.run().digest() != digest
-    (checkpoints / "checkpoint.py").write_text("other code\n")
+    (checkpoints / "checkpoint.py").write_text(f"{LOADER}\n")
     assert job.key() not in (key, other)
 
 

@@ -79,6 +79,20 @@ def test_writes_a_table_a_summary_and_every_request(tmp_path: Path) -> None:
     assert len(requests) == sum(r["n_requests"] for r in rows)
 
 
+def test_windows_are_compared(tmp_path: Path) -> None:
+    keys = ("workload.duration_s=300", "split=test", "windows=4", "window_requests=100", "baseline=random")
+    done = run_script("policies=[fifo,random]", "seeds=[0,1]", *keys, "report=true", f"out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "interquartile mean of 2 seeds x 4 windows of split test" in " ".join(done.stdout.split())
+    assert "against random on the same 8 runs" in done.stdout
+    comparison = json.loads((tmp_path / "comparison.json").read_text())
+    assert (comparison["baseline"], comparison["pairs"]) == ("random", 8)
+    assert [each["policy"] for each in comparison["policies"]] == ["fifo"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Compared on the same runs" in page
+    assert "4 a seed, split test" in page
+
+
 def test_a_real_file_by_path(tmp_path: Path) -> None:
     path = shared_file("traces/azure2023/AzureLLMInferenceTrace_conv.csv")
     done = run_script("policies=[fifo]", f"workload.path={path}", f"out={tmp_path}", "requests=false")
@@ -106,7 +120,11 @@ def test_a_real_file_by_path(tmp_path: Path) -> None:
         (["workload.long_percentile=90"], "of long_context=paper or rank"),
         (["scenario=steady", "scenario.arrival_scale=2"], "steady sets the rate"),
         (["model=paper"], "no model named"),
+        (["split=tests"], "choose one of all, train"),
+        (["window_requests=9000", "windows=2", "workload.duration_s=60", "policies=[fifo]"], "ask for fewer"),
+        (["policies=[ppo/none]"], "ppo/none"),
         (["--config-name=paper", "scenario.arrival_scale=2"], "leave scenario"),
+        (["--config-name=paper", "split=test"], "leave split"),
         (["--config-name=paper", "model=llama-2-7b"], "the paper's are mistral-7b"),
         (["--config-name=paper", "record=true"], "leave them off"),
         (["--config-name=paper", "paper.scales=[1,0.5]"], "ascending"),

@@ -11,7 +11,7 @@ from pecgym.analysis.comparison import METRICS
 from pecgym.analysis.metrics import __doc__ as metrics_doc
 from pecgym.analysis.report.curves import shares_of_time
 from pecgym.analysis.report.inputs import SAME_ON_A_PAGE, Case
-from pecgym.analysis.tables import typical_of
+from pecgym.analysis.tables import has_windows, typical_of
 from pecgym.analysis.timeline import KIND_NAMES
 
 COLUMNS: tuple[tuple[str, str, str, int], ...] = (
@@ -47,6 +47,8 @@ def facts_list(cases: Sequence[Case]) -> str:
     facts.append(("requests a run", _range([row["n_requests"] for row in rows], ",d")))
     facts.append(("policies", str(len({row["policy"] for row in rows}))))
     facts.append(("seeds", ", ".join(map(str, sorted({row["seed"] for row in rows})))))
+    if has_windows(rows):
+        facts.append(("windows", f"{len({row['window'] for row in rows})} a seed, split {rows[0]['split'] or 'all'}"))
     return "".join(f"<div><dt>{escape(term)}</dt><dd>{escape(value)}</dd></div>" for term, value in facts)
 
 

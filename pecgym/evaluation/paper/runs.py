@@ -83,6 +83,8 @@ def reproduce(
         raise SpecError(
             "the reproduction sets scenarios itself and has one workload: leave scenario and workloads alone"
         )
+    if plan.cut().numbers() != [None] or plan.baseline is not None:
+        raise SpecError("the reproduction is of whole workloads: leave split, windows and baseline out")
     chosen = models() if plan.model == ALL_MODELS else (plan.model,)
     if plan.model not in (ALL_MODELS, *models()):
         raise SpecError(f"model={plan.model}: the paper's are {', '.join(models())}, or {ALL_MODELS} for all")
