@@ -41,19 +41,9 @@ def packaged_names(folder: Path) -> list[str]:
 def load_strict(schema: type[T], path: Path, error: type[PecGymError]) -> T:
     """Read `path` into the dataclass `schema`, which is frozen, as equal files give the same object.
 
-    A file that has not changed is read once: what is returned is shared, and not to be changed.
-
     Raises `error`, naming file and key, for bad YAML, an unknown key (with the valid ones), a missing key, a value of
     the wrong type (a quoted number counts as wrong) or one that the dataclass itself refuses.
     """
-    version = path.stat() if path.is_file() else None
-    load: Any = _load
-    loaded: T = load(schema, path, error, (version.st_size, version.st_mtime_ns) if version else ())
-    return loaded
-
-
-@lru_cache(maxsize=128)
-def _load(schema: type[Any], path: Path, error: type[PecGymError], version: tuple[int, ...]) -> Any:
     try:
         content = path.read_bytes()
     except OSError as problem:
