@@ -90,9 +90,8 @@ def _print(summary: dict[str, Any], out: Path) -> None:
     }
     for label, row in rows.items():
         numbers = [row["score"], *(row[measure] for measure in MEASURES), row["return"]]
-        table.add_row(
-            label, *("" if number is None else f"{number:,.3f}" for number in numbers), f"{row['unfinished']:,.0f}"
-        )
+        shown = ["" if number is None else f"{number:,.3f}" for number in numbers]
+        table.add_row(label, *shown, f"{row['unfinished']:,.0f}")
     console.print(table)
     console.print(
         f"{summary['steps']:,} steps in {summary['train_s']:,.0f} s: {summary['steps_per_s']:,.0f} a second, the "
