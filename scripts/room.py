@@ -42,7 +42,8 @@ class RoomConfig:
         base: the policy whose rules are searched.
         models, scenarios: one search for each pair; scenarios by label: "paper", "steady-0.8".
         levers: the values of each rule for longs.
-        helps: a value is combined with others if it betters one metric alone by this share.
+        crossed: the rules of which all values are combined.
+        helps: a value of another rule is combined if it betters one metric alone by this share.
         slack: a combination loses if it is worse than the base by more than this share on one metric.
         shown: how many of the best are in the tables.
     """
@@ -51,6 +52,7 @@ class RoomConfig:
     models: list[str] = field(default_factory=list)
     scenarios: list[str] = field(default_factory=list)
     levers: dict[str, list[Any]] = field(default_factory=dict)
+    crossed: list[str] = field(default_factory=list)
     helps: float = 0.05
     slack: float = 0.001
     shown: int = 10
@@ -85,6 +87,7 @@ def main(config: RoomConfig) -> None:
                     _plan(values, model, label),
                     values.levers,
                     out,
+                    crossed=values.crossed,
                     helps=values.helps,
                     workers=values.workers,
                     fresh=values.fresh,

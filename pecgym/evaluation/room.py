@@ -1,8 +1,8 @@
 """How much better a policy's rules could be chosen: a grid over its levers, on the same windows for all of them.
 
-Two stages: every value of a lever alone; then all combinations of the values that help alone, which is to say that
-better one of the METRICS by a share of `helps` at least. The best loses nothing (more than `slack`) on any of them, and
-has the least sum of log ratios.
+Two stages: every value of a lever alone; then all combinations of the values of the levers `crossed`, which may help
+together only, and of those others that help alone, which is to say that better one of the METRICS by a share of `helps`
+at least. The best loses nothing (more than `slack`) on any of them, and has the least sum of log ratios.
 """
 
 from __future__ import annotations
@@ -117,6 +117,7 @@ def search(
     levers: Mapping[str, Sequence[Any]],
     out: Path,
     *,
+    crossed: Sequence[str] = (),
     helps: float,
     workers: int | None = None,
     fresh: bool = False,
@@ -138,7 +139,8 @@ def search(
     alone = _possible(plan, wanted, impossible)
     rows = _rows(plan, alone, out, workers, fresh)
     singles = [found(rules, rows) for rules in alone]
-    several = _possible(plan, combinations(each.rules for each in singles if each.helps(helps)), impossible)
+    kept = [each.rules for each in singles if each.helps(helps) or set(each.rules) <= set(crossed)]
+    several = _possible(plan, combinations(kept), impossible)
     rows = _rows(plan, several, out, workers, fresh)
     return Room(plan, _compared(base, {}, usual, usual), singles, [found(rules, rows) for rules in several], impossible)
 

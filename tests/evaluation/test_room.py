@@ -93,6 +93,12 @@ def test_a_search_finds_what_evaluations_find(tmp_path: Path) -> None:
     assert sorted((tmp_path / "runs").iterdir()) == runs
 
 
+def test_levers_that_are_crossed_are_combined_whatever_they_are_worth_alone(tmp_path: Path) -> None:
+    levers = {"sp_degree": [7], "long_order": ["shortest"], "sp_strategy": ["ring"]}
+    room = search(PLAN, levers, tmp_path, helps=9.0, crossed=["sp_degree", "long_order"], workers=1)
+    assert [each.rules for each in room.combined] == [{"sp_degree": 7, "long_order": "shortest"}]
+
+
 def test_an_unknown_lever_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="unknown key speed"):
         search(PLAN, {"speed": [1]}, tmp_path, helps=0.05, workers=1)
