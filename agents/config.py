@@ -32,7 +32,7 @@ class ImitationConfig:
             everything explores nothing.
     """
 
-    steps: int = 200_000
+    steps: int = 150_000
     epochs: int = 3
     learning_rate: float = 1e-3
     taught_share: float = 0.5
@@ -56,7 +56,7 @@ class AgentConfig:
     Attributes:
         network: "set": one encoder for every replica (agents.network), for any number of them; "mlp": all features
             through one perceptron.
-        hidden: width of its layers.
+        hidden: width of its layers; in the set encoder of those of each replica, the others are twice as wide.
         n_envs: copies of the environment that step together.
         n_steps: decisions of each copy between two updates.
         batch_size: decisions in a gradient step.
@@ -76,22 +76,22 @@ class AgentConfig:
     """
 
     network: str = "set"
-    hidden: int = 64
-    n_envs: int = 64
-    n_steps: int = 128
+    hidden: int = 32
+    n_envs: int = 128
+    n_steps: int = 64
     batch_size: int = 2048
-    n_epochs: int = 4
-    learning_rate: float = 3e-4
+    n_epochs: int = 3
+    learning_rate: float = 1e-3
     learning_rate_decay: str = "linear"
     gamma: float = 1.0
-    gae_lambda: float = 0.95
-    trace_per_s: float = 1.0
+    gae_lambda: float = 1.0
+    trace_per_s: float = 0.95
     clip_range: float = 0.2
-    ent_coef: float = 0.003
+    ent_coef: float = 0.0
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
-    target_kl: float | None = 0.03
-    total_timesteps: int = 4_000_000
+    target_kl: float | None = 0.02
+    total_timesteps: int = 1_000_000
     imitation: ImitationConfig = field(default_factory=ImitationConfig)
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class EvaluationConfig:
         delay_floor_s: added to p99 delays before they are compared, seconds: differences far below it do not count.
     """
 
-    every: int = 200_000
+    every: int = 100_000
     windows: int = 4
     split: str = "validation"
     baselines: list[str] = field(default_factory=lambda: ["fifo"])

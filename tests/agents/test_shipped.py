@@ -1,0 +1,84 @@
+"""The agents that are shipped: small, known by name, and better than PecSched where they were not trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from agents.checkpoint import FOLDER, load_agent, names
+from pecgym.configs import ScenarioConfig, WorkloadConfig
+from pecgym.errors import SpecError
+from pecgym.evaluation import EvaluationPlan
+from pecgym.evaluation.run import evaluate
+
+LARGEST_BYTES = 2_000_000
+CASES = {
+    "llama-steady": ("llama-3.1-70b", ScenarioConfig("steady", load=0.8)),
+    "llama-paper": ("llama-3.1-70b", ScenarioConfig("paper")),
+    "mistral-steady": ("mistral-7b", ScenarioConfig("steady", load=0.8)),
+    "mistral-paper": ("mistral-7b", ScenarioConfig("paper")),
+}
+UNSEEN_HOUR = 977
+
+
+def test_three_seeds_of_each_kind_are_shipped_with_a_card() -> None:
+    assert names() == sorted(f"{kind}-s{seed}" for kind in CASES for seed in range(3))
+    for name in names():
+        assert (FOLDER / f"{name}.pt").stat().st_size < LARGEST_BYTES
+        text = (FOLDER / f"{name}.md").read_text()
+        notes = load_agent(name).trained
+        for said in (f"ppo/{name}", notes["model"], notes["scenario"], f"recipe={notes['recipe']}", "Generator hours"):
+            assert said in text
+
+
+@pytest.mark.parametrize(("kind", "case"), CASES.items(), ids=list(CASES))
+def test_ppo_alone_is_the_best_of_its_kind(kind: str, case: tuple[str, ScenarioConfig]) -> None:
+    model, scenario = case
+    chosen = load_agent("ppo", model=model, scenario=scenario.name)
+    rivals = [load_agent(name).trained["score"] for name in names() if name.startswith(kind)]
+    assert chosen.name.startswith(f"ppo/{kind}-s")
+    assert chosen.trained["score"] == min(rivals)
+
+
+def test_ppo_alone_for_another_model_names_what_there_is() -> None:
+    with pytest.raises(SpecError, match=r"no agent was trained for yi-34b in steady.*name one: ppo/llama-paper-s0"):
+        load_agent("ppo", model="yi-34b", scenario="steady")
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_it_beats_pecsched_on_windows_that_it_never_saw(kind: str, tmp_path: Path) -> None:
+    model, scenario = CASES[kind]
+    plan = EvaluationPlan(
+        policies=("pecsched", f"ppo/{kind}-s0"),
+        model=model,
+        workload=WorkloadConfig("azure2023_conv+azure2023_code", long_context="paper"),
+        scenario=scenario,
+        seeds=(UNSEEN_HOUR,),
+        split="test",
+        windows=3,
+    )
+    rows = evaluate(plan, tmp_path, workers=1, keep_requests=False).rows
+    rule, agent = ([row for row in rows if row["policy"] == policy] for policy in plan.policies)
+    for row in agent:
+        assert row["n_finished"] == row["n_requests"]
+    for key, sign in (("short_queueing_delay_p99_s", 1), ("short_throughput_rps", -1), ("long_jct_mean_s", 1)):
+        ours, theirs = (sorted(sign * row[key] for row in of)[1] for of in (agent, rule))
+        assert ours < theirs, key
+
+
+def test_any_number_of_replicas_is_served(tmp_path: Path) -> None:
+    plan = EvaluationPlan(
+        policies=("ppo/llama-steady-s0",),
+        cluster="p4de_x8",
+        workload=WorkloadConfig("azure2023_conv+azure2023_code", long_context="paper"),
+        scenario=ScenarioConfig("steady", load=0.8),
+        seeds=(UNSEEN_HOUR,),
+        split="test",
+        windows=1,
+        window_requests=300,
+    )
+    for model in ("llama-3.1-70b", "yi-34b"):
+        (row,) = evaluate(dataclasses.replace(plan, model=model), tmp_path / model, workers=1, keep_requests=False).rows
+        assert row["n_finished"] == row["n_requests"]
