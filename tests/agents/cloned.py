@@ -56,8 +56,8 @@ def cloned() -> MaskablePPO:
     return learned(4000)[0]
 
 
-def saved(path: Path, model: MaskablePPO | None = None, **notes: Any) -> Path:
-    save_agent(path, model or cloned(), FORM, SETTINGS, NOTES | notes)
+def saved(path: Path, agent: MaskablePPO | None = None, **notes: Any) -> Path:
+    save_agent(path, agent or cloned(), FORM, SETTINGS, NOTES | notes)
     return path
 
 
@@ -65,7 +65,7 @@ Decisions = tuple[dict[str, Any], Any, Any]
 """Observations float32[N, ...] by name, masks bool[N, M], what the reference policy would do int64[N, components]."""
 
 
-def decisions(n: int, model: MaskablePPO | None = None, **settings: Any) -> Decisions:
+def decisions(n: int, agent: MaskablePPO | None = None, **settings: Any) -> Decisions:
     """At least n decisions of validation windows, in which the agent acts, or else valid actions at random."""
     copies, random = copies_of("validation", seed=1, **settings), np.random.default_rng(0)
     ends = np.cumsum(copies.action_space.nvec)[:-1]  # type: ignore[attr-defined]
@@ -73,11 +73,11 @@ def decisions(n: int, model: MaskablePPO | None = None, **settings: Any) -> Deci
     for _ in range(-(-n // N)):
         masks = np.stack(copies.env_method("action_masks"))
         rows.append((seen, masks, np.stack(copies.env_method("reference_action"))))
-        if model is None:
+        if agent is None:
             keys = np.split(masks * random.random(masks.shape), ends, axis=1)
             actions = np.stack([key.argmax(axis=1) for key in keys], axis=1)
         else:
-            actions, _ = model.predict(seen, deterministic=True, action_masks=masks)
+            actions, _ = agent.predict(seen, deterministic=True, action_masks=masks)
         seen, *_ = copies.step(actions)
     observations = {name: np.concatenate([each[0][name] for each in rows]) for name in seen}
     return observations, np.concatenate([each[1] for each in rows]), np.concatenate([each[2] for each in rows])

@@ -95,7 +95,9 @@ def test_three_steps_in_numbers() -> None:
     observed, nothing, masks = {"cluster": np.zeros((1, 3))}, np.zeros(1), np.ones((1, 5), bool)
     for seconds in (2.0, 0.0, 1.0):
         buffer.elapsed_s[buffer.pos] = seconds
-        buffer.add(observed, np.zeros((1, 2)), nothing - 1, nothing, torch.zeros(1, 1), torch.zeros(1), action_masks=masks)
+        buffer.add(
+            observed, np.zeros((1, 2)), nothing - 1, nothing, torch.zeros(1, 1), torch.zeros(1), action_masks=masks
+        )
     buffer.compute_returns_and_advantage(torch.tensor([[8.0]]), np.array([True]))
     assert buffer.advantages.ravel().tolist() == [-1.5, -2.0, -1.0]
     buffer.compute_returns_and_advantage(torch.tensor([[8.0]]), np.array([False]))

@@ -115,7 +115,9 @@ def test_norms_of_longs_are_those_of_longs_that_are_there() -> None:
 def test_norms_are_saved_with_the_weights() -> None:
     net, seen = network(), observations(20, 8)
     state = net.state_dict()
-    names = {f"{table}_norm.{part}" for table in ("replica", "request", "long", "cluster") for part in ("mean", "deviation")}
+    names = {
+        f"{table}_norm.{part}" for table in ("replica", "request", "long", "cluster") for part in ("mean", "deviation")
+    }
     assert names <= set(state)
     other = SetNetwork(16)
     other.load_state_dict(state)
