@@ -80,8 +80,7 @@ def train(values: TrainConfig, out: Path, watch: Watch | None = None, shown: Sho
     out.mkdir(parents=True, exist_ok=True)
     _check_folder(values, out)
     if (out / "summary.json").exists():
-        summary: dict[str, Any] = json.loads((out / "summary.json").read_text())
-        return summary
+        return _read(out / "summary.json")
     display = Shown() if shown is None else shown
     with display, _interruptible(display) as asked_to_stop:
         validation = Validation(values.env.id, values.parts(), values.evaluation)
@@ -101,8 +100,20 @@ def train(values: TrainConfig, out: Path, watch: Watch | None = None, shown: Sho
             for sink in sinks:
                 sink.close()
         summary = _summary(values, model, course, validation)
-    replace_file(out / "summary.json", json.dumps(summary, indent=1).encode())
-    return summary
+    replace_file(out / "summary.json", json.dumps(_without_nan(summary), indent=1).encode())
+    return _read(out / "summary.json")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with None for what is not a number, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _check_folder(values: TrainConfig, out: Path) -> None:
@@ -311,7 +322,7 @@ def _summary(values: TrainConfig, model: MaskablePPO, course: Course, validation
         "best_score": best,
         "best_steps": at,
         "best": next(row for row in course.evaluations if row["steps"] == at),
-        "reference": {"policy": values.env.policy or "pecsched", "score": 0.0, **validation.reference.row()},
+        "reference": {"policy": validation.policy, "score": 0.0, **validation.reference.row()},
         "baselines": {
             policy: {"score": validation.score(results), **results.row()} for policy, results in beside.items()
         },

@@ -62,7 +62,13 @@ def score(policy: Results, reference: Results, delay_floor_s: float) -> float:
 
 
 class Validation:
-    """Fixed windows of a split, in separate copies that are run to the end."""
+    """Fixed windows of a split, in separate copies that are run to the end.
+
+    Attributes:
+        names: of the windows.
+        policy: the reference policy.
+        reference: what it reaches.
+    """
 
     def __init__(self, env_id: str, parts: Mapping[str, Mapping[str, Any]], settings: EvaluationConfig) -> None:
         """parts: by name, keyword arguments of the environments that are trained on. Raises PecGymError."""
@@ -71,6 +77,7 @@ class Validation:
         self._copies = [self._make(part) for part in self._parts]
         self._windows = [first_requests(copies.config, settings.windows) for copies in self._copies]
         self.names = [f"{name}, row {row}" for name, rows in zip(parts, self._windows, strict=True) for row in rows]
+        self.policy = self._copies[0].config.policy
         self.reference = self.play_reference(self._copies)
 
     def _validated(self, part: Mapping[str, Any]) -> dict[str, Any]:

@@ -70,6 +70,8 @@ class Cluster:
             self.simulator.load_closed_loop(workload)
         else:
             self.simulator.load_trace(workload)
+        if policy is not None:
+            self.policy = policy.begun(self)
         self._wall_s = 0.0
 
     def run(self, until_s: float = math.inf) -> RequestLog:
@@ -251,7 +253,7 @@ class Cluster:
         if policy.preemptive is not None:
             engine = engine.with_changes(preemptive=policy.preemptive)
         setup |= {"choose": policy.choose, "start": policy.start_rule, "pool": policy.pool}
-        setup |= {"load": policy.load, "global_order": policy.global_order}
+        setup |= {"load": policy.load, "global_order": policy.global_order, "tail_s": policy.tail_s}
         return Simulator(self.n_replicas, self.kernels, engine, **(setup | changes))
 
     def _topology(self) -> Topology:

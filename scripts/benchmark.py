@@ -9,6 +9,7 @@ runs. Figures of other simulators in the table of docs/engine.md were measured o
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -255,6 +257,21 @@ def environment(repeats: int) -> Iterator[Row]:
         yield from vector_environment(env_id, repeats)
 
 
+def training(repeats: int) -> Iterator[Row]:
+    """A short run of scripts/train.py as it is by default, but for its length: PPO alone, and without evaluations."""
+    if importlib.util.find_spec("sb3_contrib") is None:
+        print("training: left out, it needs pip install -e '.[train]'", file=sys.stderr)
+        return
+    script = Path(__file__).with_name("train.py")
+    with tempfile.TemporaryDirectory() as folder:
+        short = ("agent.total_timesteps=65536", "agent.imitation.steps=0", "evaluation.windows=1", "logger=none")
+        subprocess.run([sys.executable, str(script), *short, f"out={folder}/run"], check=True, capture_output=True)
+        found = json.loads((Path(folder) / "run" / "summary.json").read_text())
+    yield Row("PPO, 64 copies", found["steps_per_s"], "decisions/s", None, None)
+    yield Row("its environments alone", found["env_steps_per_s"], "decisions/s", None, None)
+    yield at_most("their share of its time", found["env_share"], "", 0.2)
+
+
 def memory(repeats: int) -> Iterator[Row]:
     """Peak memory of this process, after the rows before it."""
     yield Row("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB", None, None)
@@ -275,6 +292,7 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[Row]]] = {
     "growth_pecsched": lambda n: growth("pecsched", n),
     "growth_pecsched_longs": lambda n: growth("pecsched", n, longs=True),
     "environment": environment,
+    "training": training,
     "memory": memory,
     "week": week,
     "first_run": first_run,

@@ -51,6 +51,8 @@ def main(config: Any) -> float:
         out = _folder(values)
         summary = train(values, out, shown=Shown(bar=False if _is_sweep() else None))
     except (PecGymError, gym.error.Error) as error:
+        if _is_sweep():
+            raise  # the launcher tells of it; a process of a cluster that ended would count as a crash
         _fail(str(error))
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted: what was saved is kept; the same command continues")
@@ -88,7 +90,8 @@ def _print(summary: dict[str, Any], out: Path) -> None:
     }
     for label, row in rows.items():
         numbers = [row["score"], *(row[measure] for measure in MEASURES), row["return"]]
-        table.add_row(label, *(f"{number:,.3f}" for number in numbers), f"{row['unfinished']:,.0f}")
+        shown = ["" if number is None else f"{number:,.3f}" for number in numbers]
+        table.add_row(label, *shown, f"{row['unfinished']:,.0f}")
     console.print(table)
     console.print(
         f"{summary['steps']:,} steps in {summary['train_s']:,.0f} s: {summary['steps_per_s']:,.0f} a second, the "

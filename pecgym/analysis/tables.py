@@ -7,6 +7,7 @@ from statistics import median
 from typing import Any
 
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from pecgym.analysis.comparison import METRICS, iqm
@@ -69,7 +70,7 @@ def results_table(rows: Iterable[dict[str, Any]], *, narrow: bool = False) -> Ta
         table.add_column(f"{_two_lines(heading) if has_longs else heading}\n{unit}", justify="right", no_wrap=True)
     for (workload, policy), group in grouped(rows).items():
         cells = [_cell(group, key, unit) for _, unit, key in columns]
-        table.add_row(*([workload] if several_workloads else []), policy, *cells)
+        table.add_row(*([workload] if several_workloads else []), escape(policy), *cells)
     return table
 
 
@@ -145,7 +146,7 @@ def comparison_table(comparison: dict[str, Any], *, narrow: bool = False) -> Tab
     narrow: leave columns out, for a terminal of 80 characters.
     """
     table = Table(
-        title=f"against {comparison['baseline']} on the same {comparison['pairs']} runs: interquartile means, "
+        title=f"against {escape(comparison['baseline'])} on the same {comparison['pairs']} runs: interquartile means, "
         f"{comparison['confidence']:.0%} intervals (bootstrap within {comparison['resampled_within']})",
         title_justify="left",
         caption="more metrics in comparison.json",
@@ -162,7 +163,7 @@ def comparison_table(comparison: dict[str, Any], *, narrow: bool = False) -> Tab
     table.add_column("verdict", no_wrap=True)
     for each in comparison["policies"]:
         seeds = len(each["policies"])
-        name = each["policy"] + (f"\n({seeds} training seeds)" if seeds > 1 else "")
+        name = escape(each["policy"]) + (f"\n({seeds} training seeds)" if seeds > 1 else "")
         for metric in METRICS:
             if not metric.main or metric.key not in each["metrics"]:
                 continue

@@ -51,6 +51,10 @@ def _run_at(
     return run(state_at(address), _policy_at(choose), _policy_at(start), _policy_at(pool), until_ps, max_points)
 
 
+def _answer_at(address: int, function: int, slot: int) -> int:  # pragma: no cover - compiled
+    return _policy_at(function)(state_at(address), slot)
+
+
 def _set_class_at(address: int, r: int) -> None:  # pragma: no cover - compiled
     classify(state_at(address), r)
 
@@ -62,6 +66,11 @@ def _first_user_requests_at(address: int, starts_ps: Any) -> None:  # pragma: no
 @cache
 def compiled_run() -> Any:
     return compile_cached(_run_at, RUN, "the engine")
+
+
+@cache
+def compiled_answer() -> Any:
+    return compile_cached(_answer_at, types.int64(types.int64, types.int64, types.int64))
 
 
 @cache

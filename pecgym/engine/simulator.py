@@ -15,7 +15,15 @@ from pecgym.costs import GroupCosts, Profile
 from pecgym.engine import state as layout
 from pecgym.engine.activity import work_until_now
 from pecgym.engine.cluster import INDEX_BITS
-from pecgym.engine.entry import POLICY, ask_outside, compile_policy, compiled_classify, compiled_run, compiled_users
+from pecgym.engine.entry import (
+    POLICY,
+    ask_outside,
+    compile_policy,
+    compiled_answer,
+    compiled_classify,
+    compiled_run,
+    compiled_users,
+)
 from pecgym.engine.long_rules import LongRules, Topology
 from pecgym.engine.reference import address_of, reference_to, table_of
 from pecgym.engine.settings import EngineSettings
@@ -229,11 +237,32 @@ class Simulator:
         self._feed(trace, more=False)
         self._rows = self.state.trace
 
-    def twin(self) -> Simulator:
-        """Another simulator in the same state, which shares what never changes with this one."""
+    def twin(self, **functions: Callable[..., Any] | None) -> Simulator:
+        """Another simulator in the same state, which shares what never changes with this one. functions: `choose`,
+        `start` and `pool` in place of this one's."""
         other = copy.copy(self)
         other.state = self.state._replace(**{name: getattr(self.state, name).copy() for name in layout.MUTABLE})
+        if functions:
+            other._functions = functions["choose"], functions["start"], functions["pool"]
+            other._compile()
         return other
+
+    def follow(self, other: Simulator) -> None:
+        """Takes over the state of its twin, or of the one whose twin it is, where that is now: a cheaper `restore`."""
+        mine, theirs = self._state, other._state
+        if any(getattr(mine, name).shape != getattr(theirs, name).shape for name in ("requests", "log", "slices")):
+            self.state = theirs._replace(**{name: getattr(theirs, name).copy() for name in layout.MUTABLE})
+        else:
+            for name in layout.MUTABLE:
+                getattr(mine, name).view(np.uint8)[...] = getattr(theirs, name).view(np.uint8)
+            if mine.trace is not theirs.trace:
+                self.state = mine._replace(trace=theirs.trace)
+        self._decision_due = other._decision_due
+
+    def answer(self, function: Callable[..., Any], slot: int) -> int:
+        """What a function of a policy (`function(state, slot)`, compiled) says now of the request in that slot."""
+        address = address_of(compile_policy(function), POLICY)
+        return int(compiled_answer()(self.reference, address, slot))
 
     def restart(self, first: int, stop: int, start_s: float, random_state: int) -> None:
         """Begins anew at `start_s` with rows first..stop-1 of the loaded trace, which arrive at their own times.

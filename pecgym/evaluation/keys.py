@@ -17,11 +17,12 @@ from pecgym.costs import load_cluster, load_gpu, load_model
 from pecgym.experiment import Experiment
 from pecgym.policies import load_policy
 from pecgym.policies.agents import agents_folder, is_agent_name, load_agent
+from pecgym.policies.parameters import split_name
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _READS_RESULTS = (
     *("analysis/comparison.py", "analysis/perfetto.py", "analysis/report/", "analysis/tables.py"),
-    "evaluation/paper/",
+    *("evaluation/paper/", "evaluation/room.py"),
 )
 
 
@@ -54,10 +55,11 @@ def policy_source(policy: str, model: str, scenario: str) -> str:
     of the code that runs it; empty for a reference policy. model, scenario: as of load_policy."""
     if is_agent_name(policy):
         return _agent_hash(load_agent(policy, model, scenario).path)
-    if ":" not in policy:
+    name, _ = split_name(policy)
+    if ":" not in name:
         return ""
-    load_policy(policy)
-    source = getattr(sys.modules[policy.partition(":")[0]], "__file__", None)
+    load_policy(name)
+    source = getattr(sys.modules[name.partition(":")[0]], "__file__", None)
     return Path(source).read_text() if source else ""
 
 

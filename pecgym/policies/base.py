@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from pecgym.engine.long_rules import LongRules
@@ -22,7 +22,8 @@ class PythonPolicy(Protocol):
 
     It may have a method `start_long(decision)` too, which is asked about the first long (pecgym.policies.view.group);
     without, longs start when enough replicas are free. Also `rules`, its LongRules, and `pool(decision)`, the number of
-    decode replicas.
+    decode replicas. With `begin(cluster)` it gives the object that is asked in the runs of one cluster, for what it
+    must know of that cluster, or remember.
     """
 
     def act(self, decision: Any) -> int:
@@ -47,7 +48,11 @@ class Policy:
         global_order: order of the global queue: "fcfs" or "shortest" (output length).
         queue_order: order in each replica's queue, None: the engine's setting.
         preemptive: whether a waiting request displaces a running one with a larger key; None: the engine's setting.
-        actor: an object with `act(decision)`, asked instead of `choose`.
+        actor: an object with `act(decision)`, asked instead of `choose`; with `choose` too, it must have `start_long`
+            or `pool`, and is asked about these.
+        tail_s: beyond which the waits of shorts are summed up (`state.sums`), for policies that read it; None: not.
+        fixed: the rules that its name sets (`pecsched{sp_degree:7}`).
+        remake: `remake(parameters)` makes the policy with other parameters of its own, by name; None: it has none.
         agent: a trained agent, asked as in the environment; `choose`, `start` and `pool` then decide what it does not.
         source: where the rule comes from.
     """
@@ -63,11 +68,15 @@ class Policy:
     queue_order: str | None = None
     preemptive: bool | None = None
     actor: PythonPolicy | None = None
+    tail_s: float | None = None
+    fixed: frozenset[str] = frozenset()
+    remake: Callable[[Mapping[str, Any]], Policy] | None = None
     agent: Agent | None = None
     source: str = ""
 
     def __post_init__(self) -> None:
-        if (self.choose is None) == (self.actor is None):
+        asked = [name for name in ("start_long", "pool") if hasattr(self.actor, name)]
+        if (self.choose is None) == (self.actor is None) and not asked:
             raise SpecError(f"policy {self.name!r}: give a function `choose` or an object `actor`, and not both")
         for key, values in (("load", LOADS), ("global_order", GLOBAL_ORDERS)):
             if getattr(self, key) not in values:
@@ -90,9 +99,31 @@ class Policy:
             return int(self.actor.pool(decision))  # type: ignore[union-attr]
         return self.actor.act(decision)  # type: ignore[union-attr]
 
+    def begun(self, cluster: Any) -> Policy:
+        """The policy for the runs of one cluster (pecgym.Cluster)."""
+        begin = getattr(self.actor, "begin", None)
+        return self if begin is None else replace(self, actor=begin(cluster))
+
+    def with_parameters(self, name: str, given: Mapping[str, Any]) -> Policy:
+        """The policy under another name with some rules, or parameters of its own, changed. Raises SpecError."""
+        rules = {f.name for f in fields(LongRules)}
+        own = {key: value for key, value in given.items() if key not in rules}
+        changes = {key: value for key, value in given.items() if key in rules}
+        if own and self.remake is None:
+            raise SpecError(f"policy {name!r}: unknown key {', '.join(own)}; the keys are {', '.join(sorted(rules))}")
+        try:
+            made = self.remake(own) if own and self.remake is not None else self
+            return replace(made, name=name, rules=made.rules.with_changes(**changes), fixed=frozenset(changes))
+        except SpecError as error:
+            raise SpecError(f"policy {name!r}: {error}") from error
+
     def rules_with(self, tp: int, **changes: Any) -> LongRules:
         """The rules on replicas of `tp` GPUs, on which the number set apart for longs depends, with some changed."""
-        rules = self._with_reserved(tp, "reserved_replicas" in changes).with_changes(**changes)
+        twice = sorted(self.fixed & set(changes))
+        if twice:
+            raise SpecError(f"policy {self.name!r} sets {', '.join(twice)}: leave long.{twice[0]} out, or the braces")
+        given = "reserved_replicas" in changes or "reserved_replicas" in self.fixed
+        rules = self._with_reserved(tp, given).with_changes(**changes)
         if rules.pool_interval_s and self.pool is None and not hasattr(self.actor, "pool"):
             raise SpecError(f"policy {self.name!r}: long.pool_interval_s is set, but it has no function `pool` to ask")
         return rules

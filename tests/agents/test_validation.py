@@ -10,9 +10,9 @@ import pytest
 
 from agents.config import EvaluationConfig
 from agents.validation import MEASURES, Results, Validation, measured, score
-from pecgym.envs.config import SPLITS
 from pecgym.errors import SpecError
 from pecgym.workload import generate
+from pecgym.workload.splits import split_rows
 
 ID = "pecgym/Cluster-v0"
 SETTINGS: dict[str, Any] = {
@@ -32,11 +32,10 @@ def rows_of(validation: Validation) -> list[int]:
 
 
 def test_windows_are_spread_over_the_split_from_its_first_request_to_its_last(validation: Validation) -> None:
-    low, high = SPLITS["validation"]
     expected = []
     for hour in (0, 1):
-        n = len(generate("azure2023_conv", hour, 600.0))
-        expected += [round(low * n), round(high * n) - 60]
+        low, high = split_rows(len(generate("azure2023_conv", hour, 600.0)), "validation")
+        expected += [low, high - 60]
     assert rows_of(validation) == expected
 
 

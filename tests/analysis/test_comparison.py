@@ -208,3 +208,11 @@ def test_the_results_of_windows_are_their_interquartile_mean() -> None:
     text = " ".join(console.export_text().split())
     assert "interquartile mean of 2 seeds x 3 windows of split test" in text
     assert f"{(7.5 + 100 + 750) / 2.5:.3g}" in text
+
+
+def test_tables_show_names_with_brackets() -> None:
+    name = "planner{controls:[order]}"
+    rows = runs(name, [[1.0, 2.0]]) + runs("second", [[1.0, 3.0]])
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(comparison_table(compare(rows, name)), comparison_table(compare(rows, "second")))
+    assert console.export_text().count(name) == 2

@@ -131,3 +131,14 @@ def test_a_cluster_of_an_unknown_gpu_is_refused(tmp_path):
 def test_a_spec_made_in_code_is_checked_too():
     with pytest.raises(SpecError, match="'nodes' is 0"):
         ClusterSpec(name="x", gpu="a100-80gb", nodes=0, gpus_per_node=8, inter_node_gb_per_s=50.0, sources=[])
+
+
+def test_a_file_is_read_again_when_it_has_changed(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\ngpu: a100-80gb\nnodes: 2\ngpus_per_node: 4\ninter_node_gb_per_s: 12.5\nsources: [ours]\n"
+    )
+    assert load_cluster(str(path)).nodes == 2
+    assert load_cluster(str(path)) is load_cluster(str(path))
+    path.write_text(path.read_text().replace("nodes: 2", "nodes: 10"))
+    assert load_cluster(str(path)).nodes == 10

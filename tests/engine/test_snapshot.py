@@ -15,6 +15,7 @@ from pecgym import WAIT
 from pecgym.engine import EngineSettings, Simulator
 from pecgym.errors import EngineError
 from pecgym.policies import load_policy
+from pecgym.policies.dispatch import to_least_loaded
 from pecgym.workload import Trace
 from tests.engine.cases import Case, cases, make_profile
 
@@ -265,3 +266,47 @@ def test_a_stream_longer_than_the_log_goes_to_the_sink_in_parts() -> None:
     assert len(parts) > 1
     assert len(simulator.state.log) <= 1 << 17
     np.testing.assert_array_equal(np.sort(np.concatenate([part["row"] for part in parts])), np.arange(len(trace)))
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(cases(max_requests=25), st.integers(0, 40))
+def test_a_twin_follows_and_both_go_on_alike(case: Case, points: int) -> None:
+    simulator = case.fast()
+    twin = simulator.twin()
+    twin.run()
+    for _ in range(points):
+        simulator.step()
+    twin.follow(simulator)
+    twin.run()
+    simulator.run()
+    assert_same_rows(twin.finished(), simulator.finished())
+    np.testing.assert_array_equal(twin.state.replicas.busy_ps, simulator.state.replicas.busy_ps)
+
+
+def test_a_twin_follows_where_arrays_have_grown() -> None:
+    """More requests at once than the request table had room for, first in the twin, then in the one that it follows."""
+    simulator = by_hand(2, random_trace(3000, gap_ps=1), eviction="recompute")
+    twin = simulator.twin(choose=to_least_loaded, start=None, pool=None)
+    twin.run()
+    assert len(twin.state.requests) > len(simulator.state.requests)
+    for action in (0, 1, 1):
+        decision = simulator.next_decision()
+        assert decision is not None
+        twin.follow(simulator)
+        twin.apply(1 - action)
+        assert twin.run()
+        simulator.apply(action)
+    drive(simulator, shortest_queue)
+    twin.follow(simulator)
+    assert_same_rows(twin.finished(), simulator.finished())
+
+
+def test_a_twin_answers_by_a_function() -> None:
+    simulator = by_hand(3, random_trace(5), eviction="recompute")
+    decision = simulator.next_decision()
+    assert decision is not None
+    assert simulator.answer(to_least_loaded, decision.slot) == 0
+    simulator.apply(0)
+    decision = simulator.next_decision()
+    assert decision is not None
+    assert simulator.answer(to_least_loaded, decision.slot) == 1
