@@ -65,7 +65,7 @@ class TrainedAgent:
 
     def __init__(self, name: str, path: Path, form: Form, kept: Mapping[str, Any]) -> None:
         self.name, self.path = name, path
-        self.settings: dict[str, Any] = kept["settings"]
+        self.settings: Mapping[str, Any] = kept["settings"]
         self.trained: dict[str, Any] = kept["trained"]
         self._form, self._weights = form, kept["weights"]
         self._policies: dict[tuple[int, int], MaskableActorCriticPolicy] = {}

@@ -60,7 +60,7 @@ class Choice(MaskableDistribution):
         """masks: bool[N, M], all components after one another: which values are valid; None: all are."""
         target = self._logits.target
         if masks is None:
-            masks = torch.ones(len(target), sum(self.sizes), dtype=torch.bool)
+            masks = torch.ones(target.shape[0], sum(self.sizes), dtype=torch.bool)
         valid_values = torch.as_tensor(masks, device=target.device).bool().reshape(-1, sum(self.sizes))
         parts = torch.split(valid_values, self.sizes, 1)
         self._valid = [

@@ -56,8 +56,16 @@ def cloned() -> MaskablePPO:
     return learned(4000)[0]
 
 
+@cache
+def cloned_in_all() -> MaskablePPO:
+    """One that takes every decision."""
+    return learned(2400, agent_controls=ALL_CONTROLS)[0]
+
+
 def saved(path: Path, agent: MaskablePPO | None = None, **notes: Any) -> Path:
-    save_agent(path, agent or cloned(), FORM, SETTINGS, NOTES | notes)
+    """The file of cloned(), or of another that takes every decision."""
+    controls = SETTINGS["agent_controls"] if agent is None else ALL_CONTROLS
+    save_agent(path, agent or cloned(), FORM, SETTINGS | {"agent_controls": controls}, NOTES | notes)
     return path
 
 

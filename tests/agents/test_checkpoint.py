@@ -16,7 +16,7 @@ from agents.config import AgentConfig, ImitationConfig
 from agents.ppo import make_model
 from pecgym.envs.driver import NOT_ITS_OWN, agent_config
 from pecgym.errors import SpecError
-from tests.agents.cloned import ALL_CONTROLS, FORM, NOTES, SETTINGS, cloned, copies_of, decisions, learned, saved
+from tests.agents.cloned import ALL_CONTROLS, FORM, NOTES, SETTINGS, cloned, cloned_in_all, copies_of, decisions, saved
 
 N_LONGS = 8
 
@@ -54,7 +54,7 @@ def test_a_file_decides_as_what_was_saved(model: str, tmp_path: Path) -> None:
 
 
 def test_all_components_come_back(tmp_path: Path) -> None:
-    model, _ = learned(1600, agent_controls=ALL_CONTROLS)
+    model = cloned_in_all()
     agent = load_agent(str(saved(tmp_path / "all.pt", model)))
     observations, masks, _ = decisions(400, model, agent_controls=ALL_CONTROLS)
     expected, _ = model.predict(observations, deterministic=True, action_masks=masks)
@@ -119,7 +119,8 @@ def test_without_a_name_it_is_the_best_in_validation_of_what_is_served(shipped: 
     assert load_agent("ppo", "mistral-7b", "steady").name == "ppo/other-s0"
     message = (
         "policy 'ppo': no agent was trained for yi-34b in steady, only for llama-3.1-70b in paper, llama-3.1-70b in "
-        "steady, mistral-7b in steady; name one: ppo/other-s0, ppo/paper-s0, ppo/steady-s0, ppo/steady-s1, ppo/steady-s2"
+        "steady, mistral-7b in steady; name one: ppo/other-s0, ppo/paper-s0, ppo/steady-s0, ppo/steady-s1, "
+        "ppo/steady-s2"
     )
     with pytest.raises(SpecError) as raised:
         load_agent("ppo", "yi-34b", "steady")

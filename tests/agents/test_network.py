@@ -173,7 +173,7 @@ def test_a_policy_is_saved_with_its_width(tmp_path: Any) -> None:
 
 
 def test_other_environments_are_refused() -> None:
-    with pytest.raises(SpecError, match="agent.network=mlp is for others"):
+    with pytest.raises(SpecError, match="network=mlp is for others"):
         SetPolicy(Dict({"replica": Box(0, 1, (3,))}), MultiDiscrete([3, 2]), lambda _: 0.0)
 
 
