@@ -50,7 +50,7 @@ def test_a_picture_of_trainings(runs: list[Path], tmp_path: Path) -> None:
 
 def test_curves_are_read_as_they_were_written(runs: list[Path]) -> None:
     curve = module().read_curve(runs[0] / "evaluations.csv", "score")
-    assert list(curve)[0] == 0
+    assert next(iter(curve)) == 0
     assert len(curve) >= 2
     assert list(module().read_curve(runs[0] / "curve.csv", "return"))[-1] == 800
 
