@@ -85,7 +85,7 @@ def as_table(tallies: dict[str, Tally], title: str) -> Table:
     table.add_column("")
     table.add_column("")
     for name in tallies:
-        table.add_column(Text(name), justify="right")
+        table.add_column(Text(name), justify="right", overflow="fold")
     for group, heading in GROUPS.items():
         shares = [tally.shares(group) for tally in tallies.values()]
         values = sorted(set().union(*shares), key=lambda value: -max(each.get(value, 0.0) for each in shares))
