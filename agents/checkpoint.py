@@ -19,6 +19,7 @@ from gymnasium.spaces import MultiDiscrete
 from sb3_contrib import MaskablePPO
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy, MaskableMultiInputActorCriticPolicy
 
+from agents.config import NETWORKS
 from agents.network import SetPolicy
 from pecgym.envs.driver import NOT_ITS_OWN
 from pecgym.envs.spaces import (
@@ -64,7 +65,7 @@ class TrainedAgent:
 
     def __init__(self, name: str, path: Path, form: Form, kept: Mapping[str, Any]) -> None:
         self.name, self.path = name, path
-        self.settings: dict[str, Any] = kept["settings"]
+        self.settings: Mapping[str, Any] = kept["settings"]
         self.trained: dict[str, Any] = kept["trained"]
         self._form, self._weights = form, kept["weights"]
         self._policies: dict[tuple[int, int], MaskableActorCriticPolicy] = {}
@@ -89,13 +90,21 @@ class TrainedAgent:
             try:
                 policy.load_state_dict(self._weights)
             except RuntimeError as error:
-                raise SpecError(
-                    f"agent {self.name}: its network ({self._form.network}) was trained with other numbers of replicas "
-                    f"or waiting longs than {n_replicas} and {n_longs}; agents with network=set have no such limit"
-                ) from error
+                raise SpecError(f"agent {self.name}: {self._mismatch(n_replicas, n_longs)}") from error
             policy.set_training_mode(False)
             self._policies[key] = policy
         return self._policies[key]
+
+    def _mismatch(self, n_replicas: int, n_longs: int) -> str:
+        """Why weights do not fit into a network."""
+        if self._form.network == "set":
+            return (
+                f"its weights are not those of this version's set network of width {self._form.hidden}; train it again"
+            )
+        return (
+            f"its network (mlp) was trained with other numbers of replicas or waiting longs than {n_replicas} and "
+            f"{n_longs}; agents with network=set have no such limit"
+        )
 
 
 def save_agent(
@@ -138,7 +147,8 @@ def load_agent(name: str, model: str | None = None, scenario: str | None = None)
     if not path.exists():
         path = Path(short)
     if not path.is_file():
-        raise SpecError(f"agent {name!r} does not exist; there are {', '.join(names())}, or give the path of a file")
+        shipped = ", ".join(names()) or "none"
+        raise SpecError(f"agent {name!r} does not exist; shipped are: {shipped}; or give the path of a file")
     return _read(f"{FAMILY}/{short}", path)
 
 
@@ -148,6 +158,8 @@ def _best_for(model: str | None, scenario: str | None) -> str:
     agents = {name: load_agent(name).trained for name in names()}
     found = {name: notes for name, notes in agents.items() if (notes["model"], notes["scenario"]) == wanted}
     if not found:
+        if not agents:
+            raise SpecError(f"policy {FAMILY!r}: no agents are shipped; name a file, {FAMILY}/PATH")
         known = sorted({f"{notes['model']} in {notes['scenario']}" for notes in agents.values()})
         raise SpecError(
             f"policy {FAMILY!r}: no agent was trained for {model} in {scenario}, only for {', '.join(known)}; "
@@ -161,10 +173,12 @@ def _read(name: str, path: Path) -> TrainedAgent:
         kept = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a file that is none may raise
         raise SpecError(f"{path}: is no agent ({type(error).__name__}); scripts/train.py writes best.pt") from error
+    if isinstance(kept, dict) and kept.get("format", FORMAT) != FORMAT:
+        raise SpecError(f"{path}: is of format {kept['format']}, and this version reads {FORMAT}; train it again")
     if not isinstance(kept, dict) or set(kept) != _KEYS:
         raise SpecError(f"{path}: is no agent; scripts/train.py writes best.pt")
-    if kept["format"] != FORMAT:
-        raise SpecError(f"{path}: is of format {kept['format']}, and this version reads {FORMAT}; train it again")
+    if kept["network"] not in NETWORKS:
+        raise SpecError(f"{path}: has the network {kept['network']!r}, and this version knows {', '.join(NETWORKS)}")
     return TrainedAgent(name, path, Form(kept["network"], kept["hidden"]), kept)
 
 

@@ -58,9 +58,11 @@ class Choice(MaskableDistribution):
 
     def apply_masking(self, masks: Any) -> None:
         """masks: bool[N, M], all components after one another: which values are valid; None: all are."""
+        target = self._logits.target
         if masks is None:
-            masks = torch.ones(len(self._logits.target), sum(self.sizes), dtype=torch.bool)
-        parts = torch.split(torch.as_tensor(masks).bool().reshape(-1, sum(self.sizes)), self.sizes, 1)
+            masks = torch.ones(target.shape[0], sum(self.sizes), dtype=torch.bool)
+        valid_values = torch.as_tensor(masks, device=target.device).bool().reshape(-1, sum(self.sizes))
+        parts = torch.split(valid_values, self.sizes, 1)
         self._valid = [
             mask.unsqueeze(1) if name in _GIVEN else mask for name, mask in zip(Logits._fields, parts, strict=True)
         ]
