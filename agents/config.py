@@ -36,7 +36,7 @@ class ImitationConfig:
     epochs: int = 3
     learning_rate: float = 1e-3
     taught_share: float = 0.5
-    smoothing: float = 0.1
+    smoothing: float = 0.05
 
     def __post_init__(self) -> None:
         _require(

@@ -16,6 +16,8 @@ from pecgym.errors import SpecError
 from pecgym.random import random_stream
 
 REMEMBERED_EPISODES = 100
+DEFAULT_SPREAD = 1000
+"""Decisions over which episodes begin if their number of requests, about that of their decisions, is not given."""
 
 
 class MixedVecEnv(VecEnv):
@@ -31,9 +33,10 @@ class MixedVecEnv(VecEnv):
         seconds: wall-clock time in `step` and `action_masks`.
     """
 
-    def __init__(self, parts: Mapping[str, SB3VecEnv]) -> None:
-        """Raises SpecError for parts with different spaces."""
-        self.parts = list(parts.values())
+    def __init__(self, parts: Mapping[str, SB3VecEnv], spread: int = 0) -> None:
+        """spread: decisions over which `reset` spreads the beginnings of the copies' episodes. Raises SpecError for
+        parts with different spaces."""
+        self.parts, self._spread = list(parts.values()), spread
         first = self.parts[0]
         for name, part in parts.items():
             spaces = (part.observation_space, part.action_space)
@@ -57,11 +60,21 @@ class MixedVecEnv(VecEnv):
         return self._seeds
 
     def reset(self) -> Any:
-        """Begins an episode in every copy; observations."""
+        """Begins an episode in every copy; observations.
+
+        The reference policy plays them for `spread` decisions, while one copy after another begins anew: copies that
+        began together would be in the same part of their episodes for long, and the agent would forget the others.
+        """
         for part, rows in self._rows():
             part._seeds = self._seeds[rows]
         self._reset_seeds()
         observations: list[Any] = [part.reset() for part in self.parts]
+        begins = self._spread * np.random.permutation(self.num_envs) // self.num_envs
+        for step in range(self._spread):
+            for k, (part, rows) in enumerate(self._rows()):
+                observations[k], *_ = part.step(np.stack(part.env_method("reference_action")))
+                if (anew := begins[rows] == step).any():
+                    observations[k], _ = part.native.reset(options={"reset_mask": anew})
         self.last_infos = _joined([part.last_infos for part in self.parts])
         self.discounts, self._totals = np.ones(self.num_envs), np.zeros(self.num_envs)
         return _joined(observations)
@@ -153,8 +166,11 @@ class TimeNormalize(VecNormalize):
 
 
 def training_copies(env_id: str, parts: Mapping[str, Mapping[str, Any]], n_envs: int) -> MixedVecEnv:
-    """n_envs copies in equal parts; parts: by name, keyword arguments of SB3VecEnv. Raises PecGymError."""
-    return MixedVecEnv({name: SB3VecEnv(env_id, n_envs // len(parts), **settings) for name, settings in parts.items()})
+    """n_envs copies in equal parts, whose episodes begin spread over about the decisions of one; parts: by name,
+    keyword arguments of SB3VecEnv. Raises PecGymError."""
+    made = {name: SB3VecEnv(env_id, n_envs // len(parts), **settings) for name, settings in parts.items()}
+    requests = [settings["episode"]["requests"] for settings in parts.values()]
+    return MixedVecEnv(made, spread=requests[0] or DEFAULT_SPREAD)
 
 
 def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def test_a_finished_run_is_shown_again_and_another_configuration_is_refused(unin
     before = (uninterrupted / "last.zip").stat().st_mtime_ns
     again = finish(start(*SMALL, "out=run", cwd=uninterrupted.parent))
     assert again.returncode == 0
-    assert "pecsched (reference)" in again.stdout
+    assert "(reference)" in again.stdout
     assert (uninterrupted / "last.zip").stat().st_mtime_ns == before
 
     other = finish(start(*SMALL, "out=run", "agent.hidden=16", cwd=uninterrupted.parent))
