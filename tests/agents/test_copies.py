@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
 
 def mixed() -> MixedVecEnv:
     parts = {f"hour {hour}": {**SETTINGS, "workload_seed": hour} for hour in (0, 3)}
-    return training_copies(ID, parts, 4)
+    return MixedVecEnv({name: SB3VecEnv(ID, 2, **settings) for name, settings in parts.items()})
 
 
 def first_allowed(copies: Any) -> Any:
@@ -123,3 +123,20 @@ def test_hours_and_mix_become_parts() -> None:
     assert [part["workload_seed"] for part in parts.values()] == [0, 1, 0, 1]
     assert all(part["episode"]["split"] == "train" for part in parts.values())
     assert training_copies(values.env.id, parts, 4).num_envs == 4
+
+
+def test_training_copies_are_spread_over_an_episode_and_go_on_from_there() -> None:
+    copies = training_copies(ID, {"hour 0": SETTINGS}, 8)
+    copies.seed(1)
+    np.random.seed(0)
+    shown = copies.reset()
+    ages_s = np.array([log.facts.end_s for log in copies.env_method("log")])
+    assert len(set(ages_s.tolist())) > 4
+    assert (copies.last_infos["now_s"] > 0).any()
+    for name, array in shown.items():
+        assert np.array_equal(array, copies.parts[0].native._observations()[name])
+
+    again = training_copies(ID, {"hour 0": SETTINGS}, 8)
+    again.seed(1)
+    np.random.seed(0)
+    assert all(np.array_equal(array, shown[name]) for name, array in again.reset().items())
