@@ -140,7 +140,7 @@ class EvaluationConfig:
     every: int = 100_000
     windows: int = 4
     split: str = "validation"
-    baselines: list[str] = field(default_factory=lambda: ["fifo"])
+    baselines: list[str] = field(default_factory=lambda: ["pecsched"])
     delay_floor_s: float = 0.1
 
     def __post_init__(self) -> None:
