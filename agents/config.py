@@ -132,8 +132,8 @@ class EvaluationConfig:
     Attributes:
         every: decisions of training between two evaluations.
         windows: windows of each hour (and of each entry of `mix`), evenly spread over the split.
-        split: where they lie, "validation", or "train", which training has too. The agent is chosen by them, so "test" is
-            refused.
+        split: where they lie, "validation", or "train", which training has too. The agent is chosen by them, for which
+            "test" is not there.
         baselines: policies that are shown beside; the score is always relative to env.policy.
         delay_floor_s: added to p99 delays before they are compared, seconds: differences far below it do not count.
     """

@@ -116,7 +116,7 @@ def test_parts_with_other_shapes_are_refused() -> None:
 
 
 def test_hours_and_mix_become_parts() -> None:
-    values = small("mix=[{scenario: {load: 0.5}}, {scenario: {load: 0.8}, long: {sp_degree: memory}}]")
+    values = small("mix=[{scenario: {load: 0.5}}, {scenario: {load: 0.8}, long: {sp_strategy: ring}}]")
     parts = values.parts()
     assert next(iter(parts)) == "hour 0, scenario.load=0.5"
     assert [part["scenario"]["load"] for part in parts.values()] == [0.5, 0.5, 0.8, 0.8]
