@@ -7,7 +7,6 @@ The file `<name>.pt` is read without running code from it; `<name>.md` beside it
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy, Mask
 
 from agents.config import NETWORKS
 from agents.network import SetPolicy
+from agents.sinks import replace_file
 from pecgym.envs.driver import NOT_ITS_OWN
 from pecgym.envs.spaces import (
     REPLICA,
@@ -125,9 +125,7 @@ def save_agent(
     }
     written = io.BytesIO()
     torch.save(kept, written)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_bytes(written.getvalue())
-    part.replace(path)
+    replace_file(path, written.getbuffer())
 
 
 def names() -> list[str]:

@@ -132,7 +132,8 @@ class EvaluationConfig:
     Attributes:
         every: decisions of training between two evaluations.
         windows: windows of each hour (and of each entry of `mix`), evenly spread over the split.
-        split: where they lie, "validation" or "test"; training has "train".
+        split: where they lie, "validation", or "train", which training has too. The agent is chosen by them, for which
+            "test" is not there.
         baselines: policies that are shown beside; the score is always relative to env.policy.
         delay_floor_s: added to p99 delays before they are compared, seconds: differences far below it do not count.
     """
@@ -140,7 +141,7 @@ class EvaluationConfig:
     every: int = 100_000
     windows: int = 4
     split: str = "validation"
-    baselines: list[str] = field(default_factory=lambda: ["fifo"])
+    baselines: list[str] = field(default_factory=lambda: ["pecsched"])
     delay_floor_s: float = 0.1
 
     def __post_init__(self) -> None:
@@ -149,7 +150,11 @@ class EvaluationConfig:
             self,
             ("every", self.every >= 1, "must be 1 or more"),
             ("windows", self.windows >= 1, "must be 1 or more"),
-            ("split", self.split in ("validation", "test"), "choose validation or test"),
+            (
+                "split",
+                self.split in ("validation", "train"),
+                "choose validation, or train: agents are chosen on these windows, and test is for scripts/evaluate.py",
+            ),
             ("delay_floor_s", 0 < self.delay_floor_s < 1e6, "must be above 0"),
         )
 

@@ -28,7 +28,7 @@ from agents.ppo import make_model
 from agents.progress import Shown
 from agents.resume import copies_of, load_state, restore, save_state
 from agents.sinks import Sink, open_sinks, replace_file, write_csv
-from agents.validation import Results, Validation
+from agents.validation import Validation
 from pecgym.errors import SpecError
 
 Watch = Callable[[int, float], None]
@@ -132,7 +132,8 @@ def _check_folder(values: TrainConfig, out: Path) -> None:
 
 def _of_curve(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings on which the curve depends."""
-    return {key: value for key, value in settings.items() if key not in _NOT_OF_THE_CURVE}
+    kept = {key: value for key, value in settings.items() if key not in _NOT_OF_THE_CURVE}
+    return {**kept, "evaluation": {key: value for key, value in kept["evaluation"].items() if key != "baselines"}}
 
 
 def _begin_or_go_on(values: TrainConfig, out: Path, shown: Shown) -> tuple[MaskablePPO, Course]:
@@ -314,7 +315,6 @@ def _passed(every: int, before: int, now: int) -> bool:
 def _summary(values: TrainConfig, model: MaskablePPO, course: Course, validation: Validation) -> dict[str, Any]:
     """What summary.json says."""
     best, at = course.best
-    beside: dict[str, Results] = {policy: validation.baseline(policy) for policy in values.evaluation.baselines}
     return {
         "run": values.name,
         "steps": model.num_timesteps,
@@ -327,7 +327,8 @@ def _summary(values: TrainConfig, model: MaskablePPO, course: Course, validation
         "best": next(row for row in course.evaluations if row["steps"] == at),
         "reference": {"policy": validation.policy, "score": 0.0, **validation.reference.row()},
         "baselines": {
-            policy: {"score": validation.score(results), **results.row()} for policy, results in beside.items()
+            policy: {"score": validation.score(results), **results.row()}
+            for policy, results in validation.baselines.items()
         },
         "windows": validation.names,
     }

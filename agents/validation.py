@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +14,8 @@ from agents.config import EvaluationConfig
 from pecgym.analysis import RequestLog
 from pecgym.envs.config import EnvConfig, EpisodeConfig
 from pecgym.envs.vector import CopiesVectorEnv
-from pecgym.errors import EngineError, SpecError
+from pecgym.envs.windows import Windows
+from pecgym.errors import PecGymError, SpecError
 from pecgym.workload.splits import split_rows
 
 Act = Callable[[dict[str, Any], Any], Any]
@@ -31,7 +32,7 @@ class Results:
 
     Attributes:
         measures: by name (MEASURES), float64[W]; NaN where it does not apply: a window without longs.
-        returns: float64[W], sums of rewards.
+        returns: float64[W], sums of rewards; NaN of a baseline, which has none.
         unfinished: int64[W], requests that were not served.
     """
 
@@ -68,10 +69,12 @@ class Validation:
         names: of the windows.
         policy: the reference policy.
         reference: what it reaches.
+        baselines: by name, what other policies reach.
     """
 
     def __init__(self, env_id: str, parts: Mapping[str, Mapping[str, Any]], settings: EvaluationConfig) -> None:
-        """parts: by name, keyword arguments of the environments that are trained on. Raises PecGymError."""
+        """parts: by name, keyword arguments of the environments that are trained on. Raises PecGymError, also for a
+        baseline that cannot serve them: they serve now, so that no training is lost by that."""
         self._env_id, self._settings = env_id, settings
         self._parts = [self._validated(part) for part in parts.values()]
         self._copies = [self._make(part) for part in self._parts]
@@ -79,6 +82,7 @@ class Validation:
         self.names = [f"{name}, row {row}" for name, rows in zip(parts, self._windows, strict=True) for row in rows]
         self.policy = self._copies[0].config.policy
         self.reference = self.play_reference(self._copies)
+        self.baselines = {policy: self._baseline(policy) for policy in settings.baselines}
 
     def _validated(self, part: Mapping[str, Any]) -> dict[str, Any]:
         return {**part, "episode": {**part["episode"], "split": self._settings.split}}
@@ -94,12 +98,13 @@ class Validation:
         assert isinstance(made, CopiesVectorEnv)
         return made
 
-    def baseline(self, policy: str) -> Results:
-        """What another policy reaches. Raises SpecError if it cannot play in these environments."""
+    def _baseline(self, policy: str) -> Results:
         try:
-            return self.play_reference([self._make({**part, "policy": policy}) for part in self._parts])
-        except EngineError as error:
+            parts = zip(self._copies, self._windows, strict=True)
+            logs = [log for copies, rows in parts for log in _served(copies.config, policy, rows)]
+        except PecGymError as error:
             raise SpecError(f"evaluation.baselines: {policy}: {error}; leave it out") from error
+        return _results([measured(log) for log in logs], np.full(len(logs), np.nan))
 
     def play(self, act: Act) -> Results:
         """What an agent reaches."""
@@ -137,9 +142,27 @@ class Validation:
                 for i in np.flatnonzero(running[k] & (terminated | truncated)):
                     found[k, i] = measured(parts[k].log(int(i)))
                     running[k, i] = False
-        each = found.ravel().tolist()
-        measures = {name: np.array([of[name] for of in each]) for name in MEASURES}
-        return Results(measures, total.ravel(), np.array([of["unfinished"] for of in each]))
+        return _results(found.ravel().tolist(), total.ravel())
+
+
+def _results(each: list[dict[str, float]], returns: Any) -> Results:
+    """each: `measured`, of every window."""
+    measures = {name: np.array([of[name] for of in each]) for name in MEASURES}
+    return Results(measures, returns, np.array([int(of["unfinished"]) for of in each]))
+
+
+def _served(config: EnvConfig, policy: str, rows: list[int]) -> list[RequestLog]:
+    """The windows that begin at these rows, served by a policy outside of the environment: it need not be able to say
+    what it does in the environment's actions."""
+    experiment = config.experiment()
+    trace, scale = experiment.arrivals(config.workload_seed)
+    logs = []
+    for window in map(Windows(trace, config.episode).from_request, rows):
+        part = trace.slice(window.first, window.stop)
+        part = replace(part, arrival_s=part.arrival_s - window.start_s)
+        cluster = experiment.with_trace(policy, part, config.workload_seed, scale)
+        logs.append(cluster.run(window.limit_s - window.start_s))
+    return logs
 
 
 def measured(log: RequestLog) -> dict[str, float]:

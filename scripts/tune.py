@@ -50,16 +50,23 @@ def main(config: Any) -> None:
         sys.exit(130)
     table = Table(title=f"the best of {len(study.trials)} trials")
     for heading in ("trial", "score", *values.tune.space):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     finished = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
     for trial in sorted(finished, key=lambda each: each.values[0])[:5]:
         table.add_row(
             str(trial.number),
             f"{trial.values[0]:+.4f}",
-            *(f"{value:.4g}" if isinstance(value, float) else str(value) for value in trial.params.values()),
+            *(_spelled(trial.params[key]) for key in values.tune.space),
         )
-    Console().print(table)
-    Console().print(f"written: {out / 'agent' / 'best.yaml'}", highlight=False, soft_wrap=True)
+    shown = Console()
+    if not shown.is_terminal:
+        shown.width = 140
+    shown.print(table)
+    shown.print(f"written: {out / 'agent' / 'best.yaml'}", highlight=False, soft_wrap=True)
+
+
+def _spelled(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

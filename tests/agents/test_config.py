@@ -24,7 +24,7 @@ from tests.conftest import REPOSITORY
         ("agent.learning_rate_decay=cosine", "agent.learning_rate_decay"),
         ("agent.target_kl=0", "agent.target_kl"),
         ("agent.imitation.steps=-1", "agent.imitation.steps"),
-        ("evaluation.split=train", "evaluation.split"),
+        ("evaluation.split=test", "evaluation.split"),
         ("evaluation.windows=0", "evaluation.windows"),
         ("logger.mode=always", "logger.mode"),
         ("hours=[]", "hours"),
@@ -69,6 +69,8 @@ def test_every_recipe_is_an_environment_with_its_name(recipe: str) -> None:
 def test_the_command_line_wins_over_a_recipe() -> None:
     values = configured("recipe=mistral_steady", "model=llama-3.1-8b", "scenario.load=0.5")
     assert (values.model.name, values.scenario.load) == ("llama-3.1-8b", 0.5)
+    assert configured("reward=tail").reward == configured("recipe=mistral_paper", "reward=tail").reward
+    assert configured("reward=tail").reward.delay == 0.0
 
 
 @pytest.mark.parametrize("group", ["agent", "logger"])

@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
     "workload": {"name": "azure2023_conv", "duration_s": 600.0, "long_context": "paper"},
     "episode": {"requests": 60, "split": "train"},
 }
-EVALUATION = EvaluationConfig(windows=2)
+EVALUATION = EvaluationConfig(windows=2, baselines=["pecsched"])
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_the_reference_reaches_what_it_reaches_in_single_environments(validation
 
 
 def test_a_policy_that_is_the_reference_scores_zero_and_a_bad_one_above(validation: Validation) -> None:
-    assert validation.score(validation.baseline("pecsched")) == 0.0
+    assert validation.score(validation.baselines["pecsched"]) == pytest.approx(0.0, abs=1e-9)
 
     def serve_where_possible_last(_: Any, masks: Any) -> Any:
         parts = np.split(masks[:, ::-1], np.cumsum([4, 5, 8, 2, 2]), axis=1)[::-1]
@@ -66,6 +66,19 @@ def test_a_policy_that_is_the_reference_scores_zero_and_a_bad_one_above(validati
 
     bad = validation.play(serve_where_possible_last)  # waits whenever it may
     assert validation.score(bad) > 0.5
+
+
+def test_a_baseline_need_not_be_able_to_play_in_the_environment() -> None:
+    settings = {**SETTINGS, "policy": "pecsched{decode_replicas:0}", "allow_wait": False}
+    found = Validation(ID, {"all": settings}, EvaluationConfig(windows=2, baselines=["fifo"])).baselines["fifo"]
+    assert found.unfinished.tolist() == [0, 0]
+    assert np.isnan(found.returns).all()
+    assert np.isfinite(np.stack([found.measures[name] for name in MEASURES])).all()
+
+
+def test_a_baseline_that_cannot_be_is_refused_before_a_training() -> None:
+    with pytest.raises(SpecError, match=r"evaluation\.baselines: fif: .* does not exist"):
+        Validation(ID, {"all": SETTINGS}, EvaluationConfig(windows=2, baselines=["fif"]))
 
 
 def test_what_is_not_served_counts_with_its_age() -> None:
