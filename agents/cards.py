@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from agents.checkpoint import TrainedAgent
+from pecgym.envs.config import TERMS
 
+_OF_TERM = {"tail_s": "tail", "slo_ttft_s": "slo"}
+"""Settings of a reward, by the term that they belong to."""
 SHOWN = {
     "short_queueing_delay_p99_s": "p99 queueing delay of shorts, s",
     "short_throughput_rps": "short throughput, requests/s",
@@ -52,7 +55,10 @@ def _listed(values: Any) -> str:
 
 
 def _rewards(weights: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in weights.items() if value)
+    """The weights that are not zero, and the settings that then matter."""
+    shown = [f"{term} {weights[term]:g}" for term in TERMS if weights.get(term)]
+    shown += [f"{key} {weights[key]:g}" for key, term in _OF_TERM.items() if weights.get(term) and key in weights]
+    return ", ".join([*shown, f"discount_per_s {weights.get('discount_per_s', 1.0):g}"])
 
 
 def _compared(title: str, comparison: Mapping[str, Any], name: str) -> list[str]:

@@ -64,7 +64,7 @@ def test_a_shipped_agent_is_known_by_name_and_its_card_says_what_it_is(run: Path
         "at 4,000 decisions",
         "score +0.100",
         "placement; all else by `pecsched`",
-        "delay 1, long 0.05 |",
+        "delay 1, long 0.05, discount_per_s 1 |",
         "Four windows: `ppo/small-case-s0` (one training seed) and `pecsched` on the same 4 windows",
         "| p99 queueing delay of shorts, s | 2.5 | 1.25 | -1.25 [",
         "| short throughput, requests/s | 2 | 2 | +0 [0, 0] | equal |",
