@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
 
 def mixed() -> MixedVecEnv:
     parts = {f"hour {hour}": {**SETTINGS, "workload_seed": hour} for hour in (0, 3)}
-    return training_copies(ID, parts, 4)
+    return MixedVecEnv({name: SB3VecEnv(ID, 2, **settings) for name, settings in parts.items()})
 
 
 def first_allowed(copies: Any) -> Any:
@@ -116,10 +116,27 @@ def test_parts_with_other_shapes_are_refused() -> None:
 
 
 def test_hours_and_mix_become_parts() -> None:
-    values = small("mix=[{scenario: {load: 0.5}}, {scenario: {load: 0.8}, long: {sp_strategy: ring}}]")
+    values = small("mix=[{scenario: {load: 0.5}}, {scenario: {load: 0.8}, long: {backfill: true}}]")
     parts = values.parts()
     assert next(iter(parts)) == "hour 0, scenario.load=0.5"
     assert [part["scenario"]["load"] for part in parts.values()] == [0.5, 0.5, 0.8, 0.8]
     assert [part["workload_seed"] for part in parts.values()] == [0, 1, 0, 1]
     assert all(part["episode"]["split"] == "train" for part in parts.values())
     assert training_copies(values.env.id, parts, 4).num_envs == 4
+
+
+def test_training_copies_are_spread_over_an_episode_and_go_on_from_there() -> None:
+    copies = training_copies(ID, {"hour 0": SETTINGS}, 8)
+    copies.seed(1)
+    np.random.seed(0)
+    shown = copies.reset()
+    ages_s = np.array([log.facts.end_s for log in copies.env_method("log")])
+    assert len(set(ages_s.tolist())) > 4
+    assert (copies.last_infos["now_s"] > 0).any()
+    for name, array in shown.items():
+        assert np.array_equal(array, copies.parts[0].native._observations()[name])
+
+    again = training_copies(ID, {"hour 0": SETTINGS}, 8)
+    again.seed(1)
+    np.random.seed(0)
+    assert all(np.array_equal(array, shown[name]) for name, array in again.reset().items())
