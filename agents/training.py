@@ -80,7 +80,9 @@ def train(values: TrainConfig, out: Path, watch: Watch | None = None, shown: Sho
     out.mkdir(parents=True, exist_ok=True)
     _check_folder(values, out)
     if (out / "summary.json").exists():
-        return _read(out / "summary.json")
+        finished = _read(out / "summary.json")
+        if list(finished["baselines"]) == values.evaluation.baselines:
+            return finished
     display = Shown() if shown is None else shown
     with display, _interruptible(display) as asked_to_stop:
         validation = Validation(values.env.id, values.parts(), values.evaluation)

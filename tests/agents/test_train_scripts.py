@@ -48,6 +48,13 @@ def test_tensorboard_gets_the_curve(tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("evaluation/score")] == [0, 400]
 
 
+def test_a_finished_run_is_shown_beside_other_baselines_without_training(tmp_path: Path) -> None:
+    first = train(small(*TINY), tmp_path, shown=Shown(quiet=True))
+    again = train(small(*TINY, "evaluation.baselines=[fifo]"), tmp_path, shown=Shown(quiet=True))
+    assert (first["baselines"], list(again["baselines"])) == ({}, ["fifo"])
+    assert {**again, "baselines": {}} == first
+
+
 def test_a_missing_logger_is_one_line_or_an_error_as_asked(tmp_path: Path) -> None:
     if importlib.util.find_spec("wandb") is not None:
         pytest.skip("wandb is installed")
