@@ -18,6 +18,12 @@ SHOWN = {
 }
 """Metrics of a card, by their keys in comparison.json."""
 
+_NETWORKS = {
+    "set": ("a set encoder", "any number of replicas"),
+    "mlp": ("one perceptron over all features", "that number of replicas alone"),
+}
+"""By network, what it is, and what its weights work for."""
+
 
 def card(agent: TrainedAgent, run: Mapping[str, Any], commit: str, tests: Mapping[str, Mapping[str, Any]]) -> str:
     """Markdown of an agent's card.
@@ -27,11 +33,12 @@ def card(agent: TrainedAgent, run: Mapping[str, Any], commit: str, tests: Mappin
     """
     notes = agent.trained
     load = "" if notes.get("load") is None else f" {notes['load']:g}"
+    network, replicas = _NETWORKS[agent.form.network]
     lines = [
         f"# {agent.name}",
         "",
-        f"Maskable PPO with a set encoder, for {notes['model']} on {notes['cluster']} in the scenario "
-        f"{notes['scenario']}{load}. The weights work for any number of replicas.",
+        f"Maskable PPO with {network}, for {notes['model']} on {notes['cluster']} in the scenario "
+        f"{notes['scenario']}{load}. The weights work for {replicas}.",
         "",
         "| | |",
         "|---|---|",

@@ -61,13 +61,14 @@ class TrainedAgent:
         path: its file.
         settings: keyword arguments of the environment that are its own.
         trained: on what: model, scenario, and what else was noted.
+        form: its network without weights.
     """
 
     def __init__(self, name: str, path: Path, form: Form, kept: Mapping[str, Any]) -> None:
         self.name, self.path = name, path
         self.settings: Mapping[str, Any] = kept["settings"]
         self.trained: dict[str, Any] = kept["trained"]
-        self._form, self._weights = form, kept["weights"]
+        self.form, self._weights = form, kept["weights"]
         self._policies: dict[tuple[int, int], MaskableActorCriticPolicy] = {}
 
     def act(self, observations: dict[str, Any], masks: Any) -> Any:
@@ -86,7 +87,7 @@ class TrainedAgent:
         """The network with its weights, for so many replicas and waiting longs that are shown. Raises SpecError."""
         key = n_replicas, n_longs
         if key not in self._policies:
-            policy = self._form.policy(*key)
+            policy = self.form.policy(*key)
             try:
                 policy.load_state_dict(self._weights)
             except RuntimeError as error:
@@ -97,9 +98,9 @@ class TrainedAgent:
 
     def _mismatch(self, n_replicas: int, n_longs: int) -> str:
         """Why weights do not fit into a network."""
-        if self._form.network == "set":
+        if self.form.network == "set":
             return (
-                f"its weights are not those of this version's set network of width {self._form.hidden}; train it again"
+                f"its weights are not those of this version's set network of width {self.form.hidden}; train it again"
             )
         return (
             f"its network (mlp) was trained with other numbers of replicas or waiting longs than {n_replicas} and "
