@@ -37,6 +37,7 @@ class MixedVecEnv(VecEnv):
         """spread: decisions over which `reset` spreads the beginnings of the copies' episodes. Raises SpecError for
         parts with different spaces."""
         self.parts, self._spread = list(parts.values()), spread
+        self._order = random_stream(0, "order in which copies begin")
         first = self.parts[0]
         for name, part in parts.items():
             spaces = (part.observation_space, part.action_space)
@@ -55,6 +56,7 @@ class MixedVecEnv(VecEnv):
 
     def seed(self, seed: int | None = None) -> list[int | None]:
         """Seeds of the copies for the next reset, unlike those under any other seed."""
+        self._order = random_stream(seed or 0, "order in which copies begin")
         drawn = None if seed is None else random_stream(seed, "training windows").integers(2**31, size=self.num_envs)
         self._seeds = [None] * self.num_envs if drawn is None else drawn.tolist()
         return self._seeds
@@ -69,7 +71,7 @@ class MixedVecEnv(VecEnv):
             part._seeds = self._seeds[rows]
         self._reset_seeds()
         observations: list[Any] = [part.reset() for part in self.parts]
-        begins = self._spread * np.random.permutation(self.num_envs) // self.num_envs
+        begins = self._spread * self._order.permutation(self.num_envs) // self.num_envs
         for step in range(self._spread):
             for k, (part, rows) in enumerate(self._rows()):
                 observations[k], *_ = part.step(np.stack(part.env_method("reference_action")))

@@ -52,8 +52,8 @@ def learned(steps: int, seed: int = 0, **settings: Any) -> tuple[MaskablePPO, li
 
 @cache
 def cloned() -> MaskablePPO:
-    """One that agrees with PecSched; three seconds."""
-    return learned(4000)[0]
+    """One that agrees with PecSched; a few seconds."""
+    return learned(8000)[0]
 
 
 @cache

@@ -128,7 +128,6 @@ def test_hours_and_mix_become_parts() -> None:
 def test_training_copies_are_spread_over_an_episode_and_go_on_from_there() -> None:
     copies = training_copies(ID, {"hour 0": SETTINGS}, 8)
     copies.seed(1)
-    np.random.seed(0)
     shown = copies.reset()
     ages_s = np.array([log.facts.end_s for log in copies.env_method("log")])
     assert len(set(ages_s.tolist())) > 4
@@ -138,5 +137,4 @@ def test_training_copies_are_spread_over_an_episode_and_go_on_from_there() -> No
 
     again = training_copies(ID, {"hour 0": SETTINGS}, 8)
     again.seed(1)
-    np.random.seed(0)
     assert all(np.array_equal(array, shown[name]) for name, array in again.reset().items())
