@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 from pecgym.errors import SpecError
 
 FAMILY = "ppo"
+_CHECKOUT = Path(__file__).resolve().parents[2]
+"""Where `agents` is beside this package, in a checkout."""
 
 
 class Agent(Protocol):
@@ -88,6 +91,8 @@ def _version(path: Path) -> tuple[int, int]:
 
 
 def _checkpoints(name: str) -> Any:
+    if (_CHECKOUT / "agents" / "checkpoint.py").is_file() and str(_CHECKOUT) not in sys.path:
+        sys.path.append(str(_CHECKOUT))  # an editable install may lead to this package alone
     try:
         return importlib.import_module("agents.checkpoint")
     except ImportError as error:

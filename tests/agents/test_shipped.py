@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from pecgym.configs import ScenarioConfig, WorkloadConfig
 from pecgym.errors import SpecError
 from pecgym.evaluation import EvaluationPlan
 from pecgym.evaluation.run import evaluate
+from tests.conftest import REPOSITORY
 
 LARGEST_BYTES = 2_000_000
 CASES = {
@@ -66,6 +70,26 @@ def test_it_beats_pecsched_on_windows_that_it_never_saw(kind: str, tmp_path: Pat
     for key, sign in (("short_queueing_delay_p99_s", 1), ("short_throughput_rps", -1), ("long_jct_mean_s", 1)):
         ours, theirs = (sorted(sign * row[key] for row in of)[1] for of in (agent, rule))
         assert ours < theirs, key
+
+
+def test_agents_are_found_from_any_folder_where_only_the_package_is_installed(tmp_path: Path) -> None:
+    code = f"""
+import importlib.util, sys
+sys.path = [path for path in sys.path if path not in ("", {str(REPOSITORY)!r})]
+class PackageAlone:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "pecgym":
+            return importlib.util.spec_from_file_location(name, {str(REPOSITORY / "pecgym" / "__init__.py")!r})
+sys.meta_path.insert(0, PackageAlone)
+from pecgym.policies.agents import agent_names
+print(agent_names())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "ppo/llama-steady-s0" in found.stdout, found.stderr
 
 
 def test_any_number_of_replicas_is_served(tmp_path: Path) -> None:
