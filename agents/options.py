@@ -9,9 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from agents.config import AgentConfig, EvaluationConfig, LoggerConfig
-from pecgym.configs import EngineConfig, ScenarioConfig, WorkloadConfig
-from pecgym.envs.config import EpisodeConfig, RewardConfig
-from pecgym.envs.options import EnvironmentConfig, EnvOptions
+from pecgym.envs.options import SCHEMAS, EnvironmentConfig
 from pecgym.errors import SpecError
 
 
@@ -90,16 +88,7 @@ def register_schemas(whole: type[TrainConfig] = TrainConfig) -> None:
     """Makes conf/train.yaml and the files of its groups strict; whole: all keys, those of a script that extends it."""
     store = ConfigStore.instance()
     store.store(group="schema", name="train", node=whole, package="_global_")
-    for name, node in (
-        ("env", EnvOptions),
-        ("engine", EngineConfig),
-        ("workload", WorkloadConfig),
-        ("scenario", ScenarioConfig),
-        ("episode", EpisodeConfig),
-        ("reward", RewardConfig),
-        ("agent", AgentConfig),
-        ("logger", LoggerConfig),
-    ):
+    for name, node in {**SCHEMAS, "agent": AgentConfig, "logger": LoggerConfig}.items():
         store.store(group="schema", name=name, node=node)
 
 

@@ -27,9 +27,8 @@ from rich.table import Table
 from rich.text import Text
 
 import pecgym  # noqa: F401 - registers the environments
-from pecgym.configs import EngineConfig, ScenarioConfig, WorkloadConfig
-from pecgym.envs.config import TERMS, EpisodeConfig, RewardConfig
-from pecgym.envs.options import EnvironmentConfig, EnvOptions
+from pecgym.envs.config import TERMS
+from pecgym.envs.options import SCHEMAS, EnvironmentConfig
 from pecgym.envs.presets import NAMESPACE, presets
 from pecgym.errors import PecGymError, SpecError
 from pecgym.random import random_stream
@@ -65,14 +64,7 @@ class PlayConfig(EnvironmentConfig):
 
 store = ConfigStore.instance()
 store.store(group="schema", name="play", node=PlayConfig, package="_global_")
-for name, node in (
-    ("env", EnvOptions),
-    ("engine", EngineConfig),
-    ("workload", WorkloadConfig),
-    ("scenario", ScenarioConfig),
-    ("episode", EpisodeConfig),
-    ("reward", RewardConfig),
-):
+for name, node in SCHEMAS.items():
     store.store(group="schema", name=name, node=node)
 
 Player = Callable[[Any, tuple[Any, ...]], Any]

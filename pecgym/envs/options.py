@@ -59,3 +59,14 @@ class EnvironmentConfig:
         chosen |= {"model": self.model.name, "cluster": self.cluster.name, "profile": self.profile, "tp": self.tp}
         options = {f.name: getattr(self.env, f.name) for f in fields(self.env) if f.name != "id"}
         return chosen | {name: value for name, value in options.items() if value is not None}
+
+
+SCHEMAS = {
+    "env": EnvOptions,
+    "engine": EngineConfig,
+    "workload": WorkloadConfig,
+    "scenario": ScenarioConfig,
+    "episode": EpisodeConfig,
+    "reward": RewardConfig,
+}
+"""The groups of conf/ that an environment is made of, whose files Hydra holds to these keys."""
