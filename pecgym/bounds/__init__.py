@@ -10,6 +10,6 @@ What holds them up, each part in its module:
 5. `row`: of these the bounds of the metrics, under the metrics' names.
 """
 
-from pecgym.bounds.row import BOUND, bound_row
+from pecgym.bounds.row import bound_row
 
-__all__ = ["BOUND", "bound_row"]
+__all__ = ["bound_row"]

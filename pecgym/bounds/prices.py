@@ -76,7 +76,8 @@ def highest_prices(amounts: Amounts, limits: Limits, profile: Profile) -> Prices
 def _cheapest(left: Floats, amount: Floats) -> Floats:
     """The most that each of `amount` can be priced in every iteration; rounding may have left a trifle below 0."""
     some = amount > 0
-    return np.maximum((left[..., some] / amount[some]).min(axis=-1), 0.0)
+    cheapest: Floats = np.maximum((left[..., some] / amount[some]).min(axis=-1), 0.0)
+    return cheapest
 
 
 def _iterations(limits: Limits, profile: Profile) -> tuple[Floats, ...]:

@@ -63,9 +63,7 @@ def metric_bounds(trace: Trace, n_replicas: int, work: LeastWork) -> dict[str, A
     row["throughput_tokens_per_s"] = _rate(int(trace.output_tokens.sum()), end_s)
     ttft_s, jct_s = work.prefill_ps / PS_PER_S, (work.prefill_ps + work.decode_ps) / PS_PER_S
     gaps = trace.output_tokens - 1
-    row |= mean_and_tail(
-        "tpot", np.divide(work.decode_ps / PS_PER_S, gaps, out=np.full(n, np.nan), where=gaps > 0)
-    )
+    row |= mean_and_tail("tpot", np.divide(work.decode_ps / PS_PER_S, gaps, out=np.full(n, np.nan), where=gaps > 0))
     sums = dict.fromkeys(("ttft", "jct"), 0.0)
     for name, members in (("short_", short), ("long_", long)):
         row |= mean_and_tail(f"{name}ttft", ttft_s[members]) | mean_and_tail(f"{name}jct", jct_s[members])

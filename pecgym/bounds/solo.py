@@ -54,7 +54,7 @@ def prefill_ps(tokens: Any, limits: Limits, profile: Profile) -> Any:
 def _lines_below(limits: Limits, profile: Profile) -> list[tuple[float, float]]:
     """Lines (value at 0 tokens, slope), neither below 0, under what an iteration of 1 to chunk_tokens tokens takes."""
     most = limits.chunk_tokens
-    sizes = np.unique(np.clip(profile.g_knots_tokens, 1, most).tolist() + [most])
+    sizes = np.unique([*np.clip(profile.g_knots_tokens, 1, most).tolist(), most])
     times = np.array([profile.g_ps(int(t)) - 1 + profile.prefill_base_ps for t in sizes], np.float64)
     slopes = [0.0, *(float(s) for s in np.diff(times) / np.diff(sizes) if s > 0)]
     if most > 1:

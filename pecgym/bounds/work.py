@@ -132,7 +132,8 @@ def _of_longs(
     assert block is not None
     least = np.full((5, len(longs)), np.inf)
     for degree in range(1, min(n_replicas, costs.max_degree) + 1):
-        holds = -(-(-(-peak // degree)) // block) * block <= limits.kv_tokens
+        share = (peak + degree - 1) // degree
+        holds = (share + block - 1) // block * block <= limits.kv_tokens
         for nodes in range(1, costs.max_nodes + 1):
             shape = int(costs.shape_index[degree, nodes])
             if shape < 0 or not holds.any():

@@ -62,7 +62,6 @@ def work_of(case: Case) -> LeastWork:
 def check(case: Case) -> dict[str, Any]:
     """Every bound of the case against its run; returns the bounds."""
     trace = case.workload
-    assume(isinstance(trace, Trace))
     assert isinstance(trace, Trace)
     work, log = work_of(case), served(case)
     bounds, metrics = metric_bounds(trace, case.n_replicas, work), log.metrics()
@@ -87,12 +86,14 @@ def check(case: Case) -> dict[str, Any]:
 @settings(max_examples=400, deadline=None, suppress_health_check=WITHOUT_SHRINKING)
 @given(cases())
 def test_of_shorts(case: Case) -> None:
+    assume(isinstance(case.workload, Trace))
     check(case)
 
 
 @settings(max_examples=600, deadline=None, suppress_health_check=WITHOUT_SHRINKING)
 @given(cases_with_longs())
 def test_of_shorts_and_longs(case: Case) -> None:
+    assume(isinstance(case.workload, Trace))
     check(case)
 
 
@@ -100,6 +101,7 @@ def test_of_shorts_and_longs(case: Case) -> None:
 @settings(max_examples=20_000, deadline=None, suppress_health_check=WITHOUT_SHRINKING)
 @given(cases(max_requests=120))
 def test_of_shorts_on_many_cases(case: Case) -> None:
+    assume(isinstance(case.workload, Trace))
     check(case)
 
 
@@ -107,4 +109,5 @@ def test_of_shorts_on_many_cases(case: Case) -> None:
 @settings(max_examples=20_000, deadline=None, suppress_health_check=WITHOUT_SHRINKING)
 @given(cases_with_longs(max_requests=100))
 def test_of_shorts_and_longs_on_many_cases(case: Case) -> None:
+    assume(isinstance(case.workload, Trace))
     check(case)
