@@ -91,7 +91,7 @@ def distance_table(
     if not columns:
         return None
     table = Table(
-        title="distance to the bound: policy / bound" + ("" if narrow else ", which no policy can beat"),
+        title="distance to the bound: policy / bound",
         title_justify="left",
         caption="of runs that served everything; more metrics in distances.csv",
         caption_justify="left",
