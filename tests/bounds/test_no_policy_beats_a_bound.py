@@ -98,7 +98,7 @@ def test_of_shorts_and_longs(case: Case) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=20_000, deadline=None, suppress_health_check=WITHOUT_SHRINKING)
+@settings(max_examples=5000, deadline=None, suppress_health_check=WITHOUT_SHRINKING)
 @given(cases(max_requests=120))
 def test_of_shorts_on_many_cases(case: Case) -> None:
     assume(isinstance(case.workload, Trace))
@@ -106,7 +106,7 @@ def test_of_shorts_on_many_cases(case: Case) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=20_000, deadline=None, suppress_health_check=WITHOUT_SHRINKING)
+@settings(max_examples=5000, deadline=None, suppress_health_check=WITHOUT_SHRINKING)
 @given(cases_with_longs(max_requests=100))
 def test_of_shorts_and_longs_on_many_cases(case: Case) -> None:
     assume(isinstance(case.workload, Trace))
