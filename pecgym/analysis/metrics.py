@@ -103,10 +103,10 @@ def metrics_row(log: RequestLog) -> dict[str, Any]:
     row["throughput_tokens_per_s"] = _ratio(log.counts["output_tokens"][finished].sum(), span_s)
     measures = {"ttft": ttft_s(log), "tpot": tpot_s(log), "jct": jct_s(log)}
     for name, values in measures.items():
-        row |= _mean_and_tail(name, values)
+        row |= mean_and_tail(name, values)
     for group, members in (("short", short), ("long", long)):
         for name in ("ttft", "jct"):
-            row |= _mean_and_tail(f"{group}_{name}", measures[name][members])
+            row |= mean_and_tail(f"{group}_{name}", measures[name][members])
     row["preemptions"] = int(log.counts["preemptions"].sum())
     row["evictions"] = int(log.counts["evictions"].sum())
     row["recomputed_tokens"] = int(log.counts["recomputed_tokens"].sum())
@@ -137,7 +137,8 @@ def _percentiles(name: str, values: Any, percentiles: tuple[int, ...] = PERCENTI
     return {f"{name}_p{p}_s": None if v is None else float(v) for p, v in zip(percentiles, found, strict=True)}
 
 
-def _mean_and_tail(name: str, values: Any) -> dict[str, float | None]:
+def mean_and_tail(name: str, values: Any) -> dict[str, float | None]:
+    """Mean and upper percentiles of seconds, float64[n], under their keys; NaN: not happened, left out."""
     return {f"{name}_mean_s": _mean(values)} | _percentiles(name, values, TAIL_PERCENTILES)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from dataclasses import asdict
 from functools import cache
@@ -21,9 +22,20 @@ from pecgym.policies.parameters import split_name
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _READS_RESULTS = (
-    *("analysis/comparison.py", "analysis/perfetto.py", "analysis/report/", "analysis/tables.py"),
+    *(
+        "analysis/comparison.py",
+        "analysis/distance.py",
+        "analysis/perfetto.py",
+        "analysis/report/",
+        "analysis/tables.py",
+    ),
     *("evaluation/paper/", "evaluation/room.py"),
 )
+
+
+def digest_of(identity: list[Any]) -> str:
+    """A hash of what decides a result."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def workload_identity(experiment: Experiment, seed: int) -> list[Any]:
