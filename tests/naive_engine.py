@@ -58,7 +58,8 @@ class NaiveCluster(Groups):
         self.block_tokens = settings.block_tokens
         self.capacity = settings.kv_capacity_tokens // self.block_tokens
         self.watermark = int(settings.watermark * self.capacity)
-        self.slots = min(settings.slots, settings.kv_capacity_tokens)
+        at_once = settings.slots if plan is None else settings.max_batch_requests
+        self.slots = min(at_once, settings.kv_capacity_tokens)
         self.replicas = [Replica(i) for i in range(n_replicas)]
         self.queue: list[Request] = []  # shorts
         self.longs: list[Request] = []

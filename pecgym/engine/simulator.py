@@ -161,13 +161,16 @@ class Simulator:
         self.rules = rules = rules or LongRules()
         topology = topology or Topology(n_replicas)
         self.max_degree = group_costs.max_degree if group_costs is not None else 0
+        # a resident that stands idle in a planned batch takes none of its tokens
+        slots = min(settings.max_batch_requests if plan_batches else settings.slots, settings.kv_capacity_tokens)
         state = layout.allocate(
             n_replicas,
-            min(settings.slots, settings.kv_capacity_tokens),
+            slots,
             settings.block_tokens,
             replicas_per_node=topology.replicas_per_node,
         )
         settings.write(state.settings[0], profile)
+        state.settings[0].slots = slots
         rules.write(state.settings[0], topology, profile)
         if rules.decode_replicas and settings.batching == "static":
             raise EngineError("static batches are not disaggregated: use another engine, or long.decode_replicas=0")

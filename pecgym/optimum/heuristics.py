@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from itertools import product
+from itertools import islice, product
 
 from pecgym.engine import EngineSettings
 from pecgym.errors import SpecError
@@ -14,11 +14,11 @@ from pecgym.optimum.replay import schedule_of
 _SLOT_LIMITS = 6
 
 
-def best_of_engines(problem: Problem, until_s: float) -> Schedule:
+def best_of_engines(problem: Problem, until_s: float, tries: int | None = None) -> Schedule:
     """The best schedule of the engine that keeps the problem's limits, of the settings that were tried until
-    time.monotonic() was `until_s`; at least the first of them, which always does."""
+    time.monotonic() was `until_s`, at most `tries`; at least the first of them, which always does."""
     best: tuple[int, Schedule] | None = None
-    for settings in _settings(problem):
+    for settings in islice(_settings(problem), tries):
         if best is not None and time.monotonic() > until_s:
             break
         schedule = schedule_of(problem, settings)

@@ -7,6 +7,7 @@ which the search, the flow model and the bounds share.
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -227,7 +228,7 @@ def make_problem(
     eviction: str = "free",
 ) -> Problem:
     """The problem of these requests; see `pecgym.optimum.solve`. Raises SpecError or ProfileError."""
-    inputs, outputs = [int(n) for n in input_tokens], [int(n) for n in output_tokens]
+    inputs, outputs = _whole("input_tokens", input_tokens), _whole("output_tokens", output_tokens)
     if len(inputs) != len(outputs) or not inputs:
         raise SpecError(
             f"input_tokens has {len(inputs)} entries and output_tokens {len(outputs)}: give one of each per request"
@@ -260,6 +261,17 @@ def make_problem(
                 f"request {i} has a prompt of {lengths.input_tokens:,} tokens, more than "
                 f"max_batch_tokens={max_batch_tokens:,}: give a larger batch, or chunked=True"
             )
+    return found
+
+
+def _whole(key: str, values: Sequence[int]) -> list[int]:
+    """The values as Python's integers. Raises SpecError for one that is none."""
+    found = []
+    for i, value in enumerate(values):
+        try:
+            found.append(operator.index(value))
+        except TypeError:
+            raise SpecError(f"{key}[{i}]={value!r}: must be a whole number of tokens") from None
     return found
 
 

@@ -17,6 +17,7 @@ from pecgym.optimum.replay import replay_ps
 
 PROFILE = "infermax-llama-2-7b-a100"
 _LONGEST_S = 86_400.0
+_ENGINES_BEFORE_SEARCH = 10
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class _Attempt:
         self.limit_s = time_limit_s
         self.notes: list[str] = []
         self.bound_ps = Relaxation(problem).bound_ps()
-        self.schedule = best_of_engines(problem, self._until(0.2))
+        tries = None if search.too_large(problem) else _ENGINES_BEFORE_SEARCH
+        self.schedule = best_of_engines(problem, self._until(0.2), tries)
         self.best_ps = problem.cost_ps(self.schedule)
 
     def _until(self, share: float) -> float:
@@ -177,6 +179,9 @@ class _Attempt:
         if arcs > flow.MOST_ARCS:
             self.notes.append(f"beyond the solvers: some {arcs:,} flow variables, more than {flow.MOST_ARCS:,}")
             return ""
+        if time.monotonic() + arcs / flow.ARCS_PER_S > self._until(1.0):
+            self.notes.append(f"no time for the solvers, with some {arcs:,} flow variables")
+            return "time limit"
         if not self._has_solvers():
             return ""
         solved = flow.FlowModel(self.problem, self.best_ps + 1).solve(self.schedule, self._until(1.0))
