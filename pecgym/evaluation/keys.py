@@ -22,7 +22,11 @@ from pecgym.policies.parameters import split_name
 _PACKAGE = Path(__file__).resolve().parent.parent
 _READS_RESULTS = (
     *("analysis/comparison.py", "analysis/perfetto.py", "analysis/report/", "analysis/tables.py"),
-    *("evaluation/paper/", "evaluation/room.py"),
+    *(
+        "evaluation/paper/",
+        "evaluation/room.py",
+        *(f"evaluation/infermax/{name}.py" for name in ("page", "prose", "figures")),
+    ),
 )
 
 
@@ -31,7 +35,7 @@ def workload_identity(experiment: Experiment, seed: int) -> list[Any]:
     file = experiment.workload.file()
     stat = file.stat() if file is not None else None
     return [
-        _package_hash(),
+        package_hash(),
         _resolved(experiment.model, experiment.cluster, experiment.tp, experiment.profile),
         _resolved_engine(tuple(asdict(experiment.engine).items())),
         [asdict(experiment.workload), asdict(experiment.scenario), seed],
@@ -40,7 +44,7 @@ def workload_identity(experiment: Experiment, seed: int) -> list[Any]:
 
 
 @cache
-def _package_hash() -> str:
+def package_hash() -> str:
     """A hash of everything in the package that can change a result: code, profiles, specifications, tables."""
     digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
     for path in sorted(p for p in _PACKAGE.rglob("*") if p.suffix in (".py", ".yaml", ".json")):

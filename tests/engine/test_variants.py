@@ -17,7 +17,7 @@ from pecgym.policies import load_policy
 from pecgym.workload import Trace
 
 TRACE = Trace(np.array([0.0, 0.0, 0.01, 0.055]), np.array([600, 5, 7, 4]), np.array([6, 3, 3, 3]))
-"""A long prompt, A, with B; C arrives in the first iteration, D soon after. Prompts together, 616 tokens, fill memory."""
+"""A long prompt, A, with B; C arrives in the first iteration, D soon after: 616 prompt tokens, as many as memory."""
 CAPACITY_TOKENS = 616
 
 BATCHES = {
