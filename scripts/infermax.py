@@ -52,6 +52,7 @@ def main(config: InfermaxConfig) -> None:
 
 
 def _interrupt(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

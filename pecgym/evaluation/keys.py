@@ -22,11 +22,8 @@ from pecgym.policies.parameters import split_name
 _PACKAGE = Path(__file__).resolve().parent.parent
 _READS_RESULTS = (
     *("analysis/comparison.py", "analysis/perfetto.py", "analysis/report/", "analysis/tables.py"),
-    *(
-        "evaluation/paper/",
-        "evaluation/room.py",
-        *(f"evaluation/infermax/{name}.py" for name in ("page", "prose", "figures")),
-    ),
+    *("evaluation/paper/", "evaluation/room.py"),
+    *("evaluation/infermax/figures.py", "evaluation/infermax/page", "evaluation/infermax/prose.yaml"),
 )
 
 

@@ -18,6 +18,7 @@ from pecgym.configs import WorkloadConfig
 from pecgym.costs import load_gpu, load_profile
 from pecgym.engine import load_engine
 from pecgym.errors import PecGymError, SpecError
+from pecgym.evaluation import keys
 from pecgym.evaluation.infermax import InfermaxConfig, five_minutes, offline, online, run, swap
 from pecgym.evaluation.infermax.cells import METRICS, Burst, Cell, Engine, Windows, capacities
 from pecgym.evaluation.infermax.config import FiveMinutesConfig, OfflineConfig, OnlineConfig, SwapConfig
@@ -261,3 +262,11 @@ def test_the_script_refuses_unknown_keys_and_says_what_it_wrote(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "page.md" in done.stdout
     assert "## The five-minute rule" in (tmp_path / "page.md").read_text()
+
+
+def test_words_and_pictures_of_the_page_change_no_key() -> None:
+    folder = Path(keys.__file__).parent / "infermax"
+    drawn = {
+        path.name for path in folder.iterdir() if f"evaluation/infermax/{path.name}".startswith(keys._READS_RESULTS)
+    }
+    assert drawn == {"figures.py", "page.py", "page_offline.py", "page_online.py", "page_text.py", "prose.yaml"}

@@ -13,6 +13,7 @@ from pecgym.evaluation.infermax.online import Change, Point
 from pecgym.evaluation.infermax.page_text import percent, say, table
 
 RULES = {SRF: "SRF", HIST + SRF: "SRF+hist"}
+LIGHT_LOAD = 0.8
 CALM, CONTENDED = 0.001, 0.01
 """Evictions per request below which memory is not contended, and from which on it is."""
 
@@ -29,6 +30,8 @@ def online_section(rows: list[Any], picture: Path, link: str) -> str:
     srf, both = ([p.change(p.preset + rule, "jct_mean_s") for p in contended] for rule in RULES)
     return say(
         "online",
+        light_load=f"{LIGHT_LOAD:g}",
+        light=" and ".join(_most_below(points, rule) for rule in RULES),
         contended=len(contended),
         srf_better=sum(change.resolved and change.mean < 0 for change in srf),
         srf_worse=sum(change.resolved and change.mean > 0 for change in srf),
@@ -48,6 +51,12 @@ def online_section(rows: list[Any], picture: Path, link: str) -> str:
         profile=of_last[0].profile,
         preset=of_last[0].preset,
     )
+
+
+def _most_below(points: Sequence[Point], rule: str) -> str:
+    """The largest gain of a rule up to LIGHT_LOAD."""
+    changes = [p.change(p.preset + rule, "jct_mean_s").mean for p in points if p.load <= LIGHT_LOAD]
+    return f"{percent(min(changes))} ({RULES[rule]})" if changes else "– (no such load)"
 
 
 def _change(change: Change) -> str:
