@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pecgym.analysis import comparison_table, distance_table, results_table
+from pecgym.configs import store_variants
 from pecgym.errors import PecGymError
 from pecgym.evaluation import EngineConfig, EvaluationPlan, LongConfig, ScenarioConfig, WorkloadConfig, evaluate
 from pecgym.evaluation.paper import PaperConfig, reproduce, write_page
@@ -79,6 +80,7 @@ store.store(group="schema", name="evaluate", node=EvaluateConfig, package="_glob
 store.store(group="schema", name="engine", node=EngineConfig)
 store.store(group="schema", name="workload", node=WorkloadConfig)
 store.store(group="schema", name="scenario", node=ScenarioConfig)
+store_variants()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")

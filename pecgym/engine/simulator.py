@@ -462,6 +462,10 @@ class Simulator:
     def _work_ps(self) -> Any:
         return np.array([work_until_now(self.state, r) for r in range(len(self.state.replicas))], np.int64)
 
+    def iterations(self) -> int:
+        """Iterations of all replicas that have ended; one of a group counts on each of its members."""
+        return int(self.state.replicas.iterations.sum())
+
     def timeline(self) -> Any:
         """SLICE[n]: what each replica did, in order of the ends; what runs at this moment is not in it. Empty unless
         recorded."""

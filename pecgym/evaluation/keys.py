@@ -30,6 +30,7 @@ _READS_RESULTS = (
         "analysis/tables.py",
     ),
     *("evaluation/paper/", "evaluation/room.py"),
+    *("evaluation/infermax/figures.py", "evaluation/infermax/page", "evaluation/infermax/prose.yaml"),
 )
 
 
@@ -43,7 +44,7 @@ def workload_identity(experiment: Experiment, seed: int) -> list[Any]:
     file = experiment.workload.file()
     stat = file.stat() if file is not None else None
     return [
-        _package_hash(),
+        package_hash(),
         _resolved(experiment.model, experiment.cluster, experiment.tp, experiment.profile),
         _resolved_engine(tuple(asdict(experiment.engine).items())),
         [asdict(experiment.workload), asdict(experiment.scenario), seed],
@@ -52,7 +53,7 @@ def workload_identity(experiment: Experiment, seed: int) -> list[Any]:
 
 
 @cache
-def _package_hash() -> str:
+def package_hash() -> str:
     """A hash of everything in the package that can change a result: code, profiles, specifications, tables."""
     digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
     for path in sorted(p for p in _PACKAGE.rglob("*") if p.suffix in (".py", ".yaml", ".json")):

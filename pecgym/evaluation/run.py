@@ -241,7 +241,7 @@ class Runner:
             return
         if self._pool is None:
             context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_end_with_parent)
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=end_with_parent)
         futures = [self._pool.submit(run_job, job, self.runs, self.keep, job.key()) for job in todo]
         try:
             for future in as_completed(futures):
@@ -259,7 +259,7 @@ class Runner:
         return [read_row(self.runs, job) for job in jobs]
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker does not outlive the evaluation, even one that was killed."""
     parent = parent_process()
 

@@ -118,6 +118,17 @@ def test_every_run_has_its_distance_to_the_bound_of_its_window(tmp_path: Path) -
     assert "<tfoot>" not in (tmp_path / "report.html").read_text()
 
 
+def test_a_derived_engine_preset_by_name(tmp_path: Path) -> None:
+    keys = ("policies=[fifo]", "workload.duration_s=30", "model=llama-3.1-8b", "cluster=a100_x1", f"out={tmp_path}")
+    done = run_script("engine=sarathi_hist_srf", *keys)
+    assert done.returncode == 0, done.stderr
+    assert "engine sarathi_hist_srf" in " ".join(done.stdout.split())
+    (row,) = json.loads((tmp_path / "summary.json").read_text())
+    assert row["engine"] == "sarathi_hist_srf"
+    assert row["mean_batch_size"] > 1
+    assert run_script("engine=vllm_srf_hist", *keys).returncode != 0
+
+
 def test_windows_are_compared(tmp_path: Path) -> None:
     keys = ("workload.duration_s=300", "split=test", "windows=4", "window_requests=100", "baseline=random")
     done = run_script("policies=[fifo,random]", "seeds=[0,1]", *keys, "report=true", f"out={tmp_path}")
