@@ -1,4 +1,4 @@
-"""The specification of `pecgym.optimum` in code: plain Python, no symmetry, no lower bounds, no argument about evictions.
+"""The specification of `pecgym.optimum` in code: plain Python, no symmetry, no bounds, no argument about evictions.
 
 All requests are there at time 0, on one replica. `brute_force` is a shortest path over what every single request has
 emitted and holds, with every subset of requests, every chunk and every set of evictions as an edge. `check` replays a
@@ -32,7 +32,7 @@ class ScheduleLike(Protocol):
     def batches(self) -> Sequence[BatchLike]: ...
 
 
-class BrokenRule(AssertionError):
+class BrokenRuleError(AssertionError):
     """A schedule that may not be: the message names the batch and the rule."""
 
 
@@ -90,13 +90,13 @@ class Schedule(NamedTuple):
 
 
 def part(instance: Instance, i: int, before: Request, tokens: int, evicted: bool) -> Part:
-    """What becomes of request i with `tokens` new tokens in a batch; raises BrokenRule."""
+    """What becomes of request i with `tokens` new tokens in a batch; raises BrokenRuleError."""
     if before.emitted == instance.output_tokens[i] and (tokens or evicted):
-        raise BrokenRule(f"request {i} is done")
+        raise BrokenRuleError(f"request {i} is done")
     if evicted and before.held == 0:
-        raise BrokenRule(f"request {i} is evicted but not resident")
+        raise BrokenRuleError(f"request {i} is evicted but not resident")
     if evicted and instance.eviction != "free":
-        raise BrokenRule(f"request {i} is evicted, eviction is {instance.eviction!r}")
+        raise BrokenRuleError(f"request {i} is evicted, eviction is {instance.eviction!r}")
     if evicted:
         before = Request(before.emitted)
     if tokens == 0:
@@ -104,11 +104,11 @@ def part(instance: Instance, i: int, before: Request, tokens: int, evicted: bool
     prompt = instance.input_tokens[i] + before.emitted
     held = before.held + tokens
     if tokens < 0 or held > prompt:
-        raise BrokenRule(f"request {i} computes {tokens} tokens on {before.held}, its prompt is {prompt}")
+        raise BrokenRuleError(f"request {i} computes {tokens} tokens on {before.held}, its prompt is {prompt}")
     if before.complete and before.held != prompt - 1:
-        raise BrokenRule(f"request {i} decodes and holds {before.held}, its prompt is {prompt}")
+        raise BrokenRuleError(f"request {i} decodes and holds {before.held}, its prompt is {prompt}")
     if not before.complete and not instance.chunked and tokens != prompt:
-        raise BrokenRule(f"request {i} prefills {tokens} of {prompt} tokens without chunks")
+        raise BrokenRuleError(f"request {i} prefills {tokens} of {prompt} tokens without chunks")
     emits = held == prompt
     after = Request(before.emitted + emits, held, emits)
     if after.emitted == instance.output_tokens[i]:
@@ -117,17 +117,17 @@ def part(instance: Instance, i: int, before: Request, tokens: int, evicted: bool
 
 
 def check_batch(instance: Instance, parts: Sequence[Part]) -> None:
-    """The limits of one batch; raises BrokenRule."""
+    """The limits of one batch; raises BrokenRuleError."""
     if not any(p.tokens for p in parts):
-        raise BrokenRule("nobody computes anything")
+        raise BrokenRuleError("nobody computes anything")
     if (tokens := sum(p.tokens for p in parts)) > instance.max_batch_tokens:
-        raise BrokenRule(f"{tokens} new tokens, C is {instance.max_batch_tokens}")
+        raise BrokenRuleError(f"{tokens} new tokens, C is {instance.max_batch_tokens}")
     if (held := sum(p.held for p in parts)) > instance.kv_capacity_tokens:
-        raise BrokenRule(f"{held} KV tokens, M is {instance.kv_capacity_tokens}")
+        raise BrokenRuleError(f"{held} KV tokens, M is {instance.kv_capacity_tokens}")
     if instance.eviction == "peak":
         lengths = zip(parts, instance.input_tokens, instance.output_tokens, strict=True)
         if (peaks := sum(i + o - 1 for p, i, o in lengths if p.held)) > instance.kv_capacity_tokens:
-            raise BrokenRule(f"peaks of {peaks} KV tokens, M is {instance.kv_capacity_tokens}")
+            raise BrokenRuleError(f"peaks of {peaks} KV tokens, M is {instance.kv_capacity_tokens}")
 
 
 def batch_ps(profile: Profile, parts: Iterable[Part]) -> int:
@@ -142,27 +142,27 @@ def _iteration_ps(profile: Profile, prefills: tuple[tuple[int, int], ...], decod
 
 
 def check(schedule: ScheduleLike, instance: Instance) -> int:
-    """The schedule's time in ps; raises BrokenRule at the first rule that it breaks, or if somebody is not done."""
+    """The schedule's time in ps; raises BrokenRuleError at the first broken rule, or if somebody is not done."""
     requests = [Request() for _ in instance.input_tokens]
     total_ps = 0
     for j, batch in enumerate(schedule.batches):
         try:
             for i in {*batch.tokens, *batch.evicted}:
                 if not 0 <= i < len(requests):
-                    raise BrokenRule(f"no request {i}")
+                    raise BrokenRuleError(f"no request {i}")
             if len(set(batch.evicted)) < len(batch.evicted):
-                raise BrokenRule(f"evicted twice: {batch.evicted}")
+                raise BrokenRuleError(f"evicted twice: {batch.evicted}")
             if any(c < 1 for c in batch.tokens.values()):
-                raise BrokenRule(f"fewer than one token: {batch.tokens}")
+                raise BrokenRuleError(f"fewer than one token: {batch.tokens}")
             parts = [part(instance, i, q, batch.tokens.get(i, 0), i in batch.evicted) for i, q in enumerate(requests)]
             check_batch(instance, parts)
-        except BrokenRule as broken:
-            raise BrokenRule(f"batch {j}: {broken}") from None
+        except BrokenRuleError as broken:
+            raise BrokenRuleError(f"batch {j}: {broken}") from None
         total_ps += batch_ps(instance.profile, parts)
         requests = [p.after for p in parts]
     for i, (request, output) in enumerate(zip(requests, instance.output_tokens, strict=True)):
         if request.emitted < output:
-            raise BrokenRule(f"request {i} emits {request.emitted} of {output} tokens")
+            raise BrokenRuleError(f"request {i} emits {request.emitted} of {output} tokens")
     return total_ps
 
 
@@ -173,7 +173,7 @@ def parts_of(instance: Instance, i: int, before: Request) -> list[Part]:
         for tokens in range(min(instance.max_batch_tokens, instance.input_tokens[i] + before.emitted) + 1):
             try:
                 found.append(part(instance, i, before, tokens, evicted))
-            except BrokenRule:
+            except BrokenRuleError:
                 continue
     return found
 
@@ -190,7 +190,7 @@ def batches_of(instance: Instance, choices: Sequence[list[Part]]) -> Iterator[tu
             return
         try:
             check_batch(instance, chosen)
-        except BrokenRule:
+        except BrokenRuleError:
             return
         yield chosen
 

@@ -133,9 +133,6 @@ def least_batches(instance: Instance) -> int:
     )
 
 
-# -- refusals ------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("changes", "names"),
     [

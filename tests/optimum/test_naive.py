@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from tests.engine.cases import make_profile
-from tests.naive_optimum import Batch, BrokenRule, Instance, Request, Schedule, brute_force, check
+from tests.naive_optimum import Batch, BrokenRuleError, Instance, Request, Schedule, brute_force, check
 from tests.optimum.cases import MODES, equal_requests, random_instance
 
 # g(t) = 100 + 10 t; prompts cost 1000 more, decodes 2000.
@@ -88,7 +88,7 @@ GOOD = (Batch({0: 2, 1: 3}, ()), Batch({0: 1}, ()))
     ],
 )
 def test_a_broken_rule_is_found(changes: dict[str, object], batches: tuple[Batch, ...], message: str) -> None:
-    with pytest.raises(BrokenRule, match=message):
+    with pytest.raises(BrokenRuleError, match=message):
         check(Schedule(batches), replace(ROOMY, **changes))  # type: ignore[arg-type]
 
 

@@ -43,9 +43,6 @@ def assert_optimal(found: Optimum, instance: Instance) -> None:
     assert (found.status, bound_ps(found), found.gap) == ("optimal", best_ps(found), 0), label(instance)
 
 
-# -- the paper ----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("output_tokens", "input_tokens", "m", "expected_ms"),
     [(4, 8, 34, 24.613), (4, 256, 800, 92.267), (4, 32, 66, 54.923), (8, 16, 69, 46.807)],
@@ -99,13 +96,35 @@ def test_gain_of_evicting(input_tokens: int, m: int, never_percent: int, m_peak:
         assert round(100 * (1 - free.best_s / without.best_s)) == percent
 
 
+# The largest of these gains over all M.
+LARGEST_GAINS = [
+    (1, 24.1, 48.3),
+    (4, 18.5, 42.6),
+    (8, 17.3, 37.5),
+    (16, 15.0, 36.2),
+    (32, 10.8, 33.8),
+    (64, 4.0, 29.9),
+    (128, 0.0, 24.3),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("input_tokens", "never_percent", "peak_percent"), LARGEST_GAINS)
+def test_largest_gain_of_evicting(input_tokens: int, never_percent: float, peak_percent: float) -> None:
+    gains: dict[str, list[float]] = {"never": [], "peak": []}
+    peak_tokens = input_tokens + 4 - 1
+    for m in range(peak_tokens, 4 * peak_tokens + 1):
+        instance = equal_requests(4, input_tokens, 4, m)
+        free_s = solve_instance(instance).best_s
+        for eviction, found in gains.items():
+            found.append(100 * (1 - free_s / solve_instance(replace(instance, eviction=eviction)).best_s))
+    assert (round(max(gains["never"]), 1), round(max(gains["peak"]), 1)) == (never_percent, peak_percent)
+
+
 def test_long_prompts_gain_nothing_from_evicting_at_any_memory() -> None:
     for m in range(131, 525, 56):
         instance = equal_requests(4, 128, 4, m)
         assert best_ps(solve_instance(instance)) == best_ps(solve_instance(replace(instance, eviction="never")))
-
-
-# -- cases in which a plausible argument goes wrong ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -149,9 +168,6 @@ def test_memory_is_the_profiles_unless_given() -> None:
     assert given.best_s == by_name.best_s < small.best_s == solve([8, 9], [3, 2], kv_capacity_tokens=10).best_s
 
 
-# -- random small cases against the brute force --------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("profile", [*PROFILES, None])
 @pytest.mark.parametrize("eviction", MODES)
 @pytest.mark.parametrize("chunked", [False, True])
@@ -185,9 +201,6 @@ def test_many_random_cases_of_four_requests(eviction: str) -> None:
             rng, profile, chunked=False, eviction=eviction, input_most=6, output_most=3, n_most=4
         )
         assert_optimal(solve_instance(instance), instance)
-
-
-# -- relations between optima --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunked", [False, True])
