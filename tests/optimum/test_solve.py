@@ -29,10 +29,15 @@ def bound_ps(found: Optimum) -> int:
     return round(found.bound_s * PS_PER_S)
 
 
+def replay_ps(found: Optimum, instance: Instance) -> int:
+    options = {key: value for key, value in instance.options().items() if key != "eviction"}
+    return round(replay(found.schedule, **options) * PS_PER_S)
+
+
 def assert_valid(found: Optimum, instance: Instance) -> None:
     """Its schedule keeps the rules and takes its time, by the specification and by the engine; its bound is below."""
     assert check(found.schedule, instance) == best_ps(found), label(instance)
-    assert round(replay(found.schedule, **instance.options()) * PS_PER_S) == best_ps(found), label(instance)
+    assert replay_ps(found, instance) == best_ps(found), label(instance)
     assert bound_ps(found) <= best_ps(found), label(instance)
     assert found.gap >= 0
 
@@ -122,7 +127,7 @@ def test_largest_gain_of_evicting(input_tokens: int, never_percent: float, peak_
 
 
 def test_long_prompts_gain_nothing_from_evicting_at_any_memory() -> None:
-    for m in range(131, 525, 56):
+    for m in range(131, 525, 131):
         instance = equal_requests(4, 128, 4, m)
         assert best_ps(solve_instance(instance)) == best_ps(solve_instance(replace(instance, eviction="never")))
 
@@ -149,6 +154,14 @@ def test_a_decode_may_be_cheaper_as_a_prefill_again(
     assert any(set(batch.evicted) & set(batch.tokens) for batch in found.schedule.batches)
 
 
+def test_more_residents_than_new_tokens_in_a_batch() -> None:
+    """Under C = 2 three are resident and one of them stands idle; the engine must be able to do that too."""
+    instance = Instance((1, 1, 1), (2, 2, 2), load_profile(LLAMA_70B), 2, 4, chunked=True, eviction="never")
+    found = solve_instance(instance)
+    assert_optimal(found, instance)
+    assert len(found.schedule.batches) == 3
+
+
 def test_one_request() -> None:
     for eviction in MODES:
         instance = replace(equal_requests(1, 5, 3, 7, eviction), eviction=eviction)
@@ -173,7 +186,7 @@ def test_memory_is_the_profiles_unless_given() -> None:
 @pytest.mark.parametrize("chunked", [False, True])
 def test_random_cases_equal_the_brute_force(profile: str | None, eviction: str, chunked: bool) -> None:
     rng = random.Random(f"{profile} {eviction} {chunked}")
-    for _ in range(12):
+    for _ in range(5):
         sizes = {"tokens_most": 12} if chunked else {}
         instance = random_instance(rng, profile, chunked=chunked, eviction=eviction, **sizes)
         assert_optimal(solve_instance(instance), instance)
@@ -207,7 +220,7 @@ def test_many_random_cases_of_four_requests(eviction: str) -> None:
 @pytest.mark.parametrize("profile", [*PROFILES, None])
 def test_fewer_rules_never_cost_time(profile: str | None, chunked: bool) -> None:
     rng = random.Random(f"relations {profile} {chunked}")
-    for _ in range(6):
+    for _ in range(2):
         instance = random_instance(
             rng, profile, chunked=chunked, eviction="free", tokens_most=14, input_most=6, n_most=4
         )
@@ -225,7 +238,7 @@ def test_fewer_rules_never_cost_time(profile: str | None, chunked: bool) -> None
 
 def test_the_order_in_which_requests_are_listed_does_not_matter() -> None:
     rng = random.Random(5)
-    for _ in range(10):
+    for _ in range(4):
         instance = random_instance(rng, None, chunked=rng.random() < 0.5, eviction=rng.choice(MODES), tokens_most=14)
         order = rng.sample(range(len(instance.input_tokens)), len(instance.input_tokens))
         inputs, outputs = (tuple(side[i] for i in order) for side in (instance.input_tokens, instance.output_tokens))
