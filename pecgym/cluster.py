@@ -190,6 +190,7 @@ class Cluster:
                 facts,
                 end_s=simulator.now_s - float(ps_to_seconds(since_ps)),
                 iterations=simulator.iterations(),
+                kv_token_s=simulator.kv_token_s(),
                 **work_s,
             ),
         )
@@ -227,6 +228,8 @@ class Cluster:
             price_per_gpu_hour_usd=gpu.price_per_hour_usd,
             wall_s=self._wall_s,
             iterations=self.simulator.iterations(),
+            kv_token_s=self.simulator.kv_token_s(),
+            kv_capacity_tokens=self.simulator.settings.kv_capacity_tokens,
             notes=tuple(each for each in (note, self._agent_note()) if each),
         )
 

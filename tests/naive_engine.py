@@ -308,6 +308,8 @@ class NaiveCluster(Groups):
         replica.iteration_start, replica.iteration_end = self.now, self.now + duration
         replica.work(duration, prompt_tokens=bool(prefills))
         replica.iterations += 1
+        held = sum(q.computed + replica.with_decodes for q in replica.decodes) + sum(q.prompt for q in replica.prefills)
+        replica.kv_token_ps += held * duration
 
     def swap_time(self, replica: Replica) -> int:
         if self.settings.swap_gb_per_s is None:

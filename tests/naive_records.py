@@ -68,6 +68,7 @@ class Replica:
     busy: int = 0
     prefill_busy: int = 0  # of it, in iterations with prompt tokens
     iterations: int = 0
+    kv_token_ps: int = 0  # KV tokens held in iterations apart from those beside a long, x their time
     finished: list[Request] = field(default_factory=list)
 
     @property

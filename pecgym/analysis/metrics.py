@@ -11,6 +11,7 @@
 | short throughput to the last short | finished shorts / time of the last completion of a short |
 | throughput | output tokens of finished requests / makespan |
 | mean batch size | output tokens / iterations, the requests that an iteration serves: of a prompt in chunks, the last |
+| mean KV use | KV tokens held / KV memory of a replica, over the time in which iterations run |
 | idle rate | idle / (idle + busy) over GPUs and the makespan (PecSched) |
 | starved fraction | longs not finished when the run ends / longs (PecSched) |
 | long unfinished at last arrival | longs not finished when the last request arrives / longs |
@@ -21,8 +22,8 @@
 | short, long, all | of the requests of that class; without one of them, of all requests |
 
 A request that has not started counts in the queueing delay with its wait so far, a lower bound: leaving it out would
-make a policy that never serves it look good. The mean batch size is of runs without longs, whose iterations count on
-every replica of their group, in which everything finished.
+make a policy that never serves it look good. The mean batch size and KV use are of runs without longs, whose iterations
+count on every replica of their group, in which everything finished.
 """
 
 from __future__ import annotations
@@ -75,9 +76,22 @@ def makespan_s(log: RequestLog) -> float:
 
 def mean_batch_size(log: RequestLog) -> float | None:
     """Output tokens for each iteration; None with longs, with unfinished requests, or where nobody counted."""
-    if log.facts.iterations is None or log.is_long.any() or np.any(log.ps["finish"] == NEVER):
+    if log.facts.iterations is None or not _is_of_shorts_that_ended(log):
         return None
     return _ratio(log.counts["output_tokens"].sum(), log.facts.iterations)
+
+
+def mean_kv_use(log: RequestLog) -> float | None:
+    """Share of the replicas' KV memory that is held, over the time in which they run iterations; None as above."""
+    facts = log.facts
+    if facts.kv_token_s is None or facts.kv_capacity_tokens is None or not _is_of_shorts_that_ended(log):
+        return None
+    return _ratio(facts.kv_token_s, float(np.sum(facts.busy_s)) * facts.kv_capacity_tokens)
+
+
+def _is_of_shorts_that_ended(log: RequestLog) -> bool:
+    """Whether every iteration was of shorts, and every one has ended."""
+    return not log.is_long.any() and not np.any(log.ps["finish"] == NEVER)
 
 
 def idle_rate(log: RequestLog) -> float | None:
@@ -120,6 +134,7 @@ def metrics_row(log: RequestLog) -> dict[str, Any]:
     row["evictions"] = int(log.counts["evictions"].sum())
     row["recomputed_tokens"] = int(log.counts["recomputed_tokens"].sum())
     row["mean_batch_size"] = mean_batch_size(log)
+    row["mean_kv_use"] = mean_kv_use(log)
     row["idle_rate"] = idle_rate(log)
     row["starved_fraction"] = _ratio((long & ~finished).sum(), long.sum())
     in_time = finished & (log.ps["finish"] <= log.ps["arrival"].max(initial=0))

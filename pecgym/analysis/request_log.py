@@ -46,6 +46,8 @@ class RunFacts:
         price_per_gpu_hour_usd: of one GPU.
         wall_s: wall-clock time that the engine took.
         iterations: of all replicas; None: not counted.
+        kv_token_s: KV tokens held in them, apart from those beside a long, x their seconds; None: not counted.
+        kv_capacity_tokens: KV memory of a replica.
         notes: what a reader of the result must know, such as times far outside the range of the cost profile.
     """
 
@@ -61,6 +63,8 @@ class RunFacts:
     price_per_gpu_hour_usd: float
     wall_s: float
     iterations: int | None = None
+    kv_token_s: float | None = None
+    kv_capacity_tokens: int | None = None
     notes: tuple[str, ...] = ()
 
 

@@ -8,7 +8,7 @@ from pecgym.engine.batch_decisions import admit_chosen, asks_who_joins, chosen_v
 from pecgym.engine.batch_waiting import begin_or_hold_back
 from pecgym.engine.compiled import glue, rule, separate_rule
 from pecgym.engine.integrals import note_short_answered
-from pecgym.engine.iteration import advance_decodes, iteration_start_ps, run_ps, start_run
+from pecgym.engine.iteration import advance_decodes, held_token_s, iteration_start_ps, run_ps, start_run
 from pecgym.engine.links import push
 from pecgym.engine.memory import (
     blocks_of,
@@ -372,6 +372,7 @@ def end_run(state: State, r: int) -> None:
     note_slice(state, r, kind, replica.started_ps, state.cluster[0].now_ps, NONE)
     note_work(replica, run_ps(replica, steps), replica.with_prefills)
     replica.iterations += steps
+    state.kv_token_s[r] += held_token_s(state, r, steps)
     replica.held_back += steps * replica.holding_back
     end_batch(state, r, steps)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.memory import growth_blocks, is_seen, steps_before_overflow
-from pecgym.engine.state import BY_PLAN, HORIZON_PS, NONE, RUNNING, State
+from pecgym.engine.state import BY_PLAN, HORIZON_PS, NONE, RUNNING, SECONDS_PER_PS, State
 from pecgym.engine.tournament import update_key
 
 
@@ -32,6 +32,22 @@ def token_term_ps(state: State, tokens: int) -> int:
 def run_ps(replica: Any, k: int) -> int:
     """Duration of the first k iterations of the run under way."""
     return replica.first_extra_ps + k * replica.base_ps + replica.slope_ps * (k * (k - 1) // 2)
+
+
+@rule
+def held_token_s(state: State, r: int, k: int) -> float:
+    """KV tokens that replica r holds in the first k iterations of the run under way, times their seconds.
+
+    Incomplete prompts hold their whole prompt; a decode that takes part what it has computed and the next token.
+    """
+    replica = state.replicas[r]
+    growing = replica.with_decodes * replica.n_decodes
+    held = replica.kv_tokens + growing
+    for i in range(replica.n_prefills):
+        held += state.requests[state.prefills[r, i]].prompt_tokens
+    pairs = 0.5 * k * (k - 1)  # the sum of 0..k-1; of their squares: pairs * (2 k - 1) / 3
+    grown_ps = growing * pairs * (replica.base_ps + replica.slope_ps * (2.0 * k - 1.0) / 3.0)
+    return (held * float(run_ps(replica, k)) + grown_ps) * SECONDS_PER_PS
 
 
 @rule

@@ -77,6 +77,7 @@ _RESTARTED = (
     "groups",
     "links",
     "sums",
+    "kv_token_s",
 )
 """What the beginning of a run must find as it was made; of the rest only what is written then is read."""
 _OF_THIS_PROCESS = ("_table", "_compiled", "_policy", "_run")
@@ -465,6 +466,10 @@ class Simulator:
     def iterations(self) -> int:
         """Iterations of all replicas that have ended; one of a group counts on each of its members."""
         return int(self.state.replicas.iterations.sum())
+
+    def kv_token_s(self) -> float:
+        """KV tokens held in the iterations that have ended, apart from those beside a long, times their seconds."""
+        return float(self.state.kv_token_s.sum())
 
     def timeline(self) -> Any:
         """SLICE[n]: what each replica did, in order of the ends; what runs at this moment is not in it. Empty unless

@@ -330,6 +330,7 @@ class State(NamedTuple):
     decode_sync_ps: Any  # int64[shapes]
     decode_kv_ps: Any  # int64[D + 1]
     sums: Any  # float64[N_SUMS]
+    kv_token_s: Any  # float64[R]: KV tokens held in iterations that have ended, apart from those beside a long, x time
     slices: Any  # SLICE[T]: the timeline
     log: Any  # LOG_ROW[L]
 
@@ -392,6 +393,7 @@ def allocate(
         decode_sync_ps=np.zeros(1, np.int64),
         decode_kv_ps=np.zeros(1, np.int64),
         sums=np.zeros(N_SUMS),
+        kv_token_s=np.zeros(n_replicas),
         slices=_zeros(0, SLICE),
         log=_zeros(request_slots, LOG_ROW),
     )

@@ -86,6 +86,14 @@ def test_the_mean_batch_size_is_of_runs_of_shorts_that_ended() -> None:
     assert replace(unfinished, facts=counted).metrics()["mean_batch_size"] is None
 
 
+def test_the_mean_kv_use_is_over_the_time_in_which_iterations_run() -> None:
+    counted = replace(FACTS, kv_token_s=120.0, kv_capacity_tokens=100)
+    shorts = make_log([(0.0, 0.0, 1.0, 2.0, 10.0)], [5], [False])
+    assert shorts.metrics()["mean_kv_use"] is None
+    assert replace(shorts, facts=counted).metrics()["mean_kv_use"] == pytest.approx(120 / (sum(FACTS.busy_s) * 100))
+    assert replace(FINISHED, facts=counted).metrics()["mean_kv_use"] is None
+
+
 def test_row_separates_shorts_and_longs() -> None:
     row = FINISHED.metrics()
     assert (row["n_requests"], row["n_finished"]) == (3, 3)

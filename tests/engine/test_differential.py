@@ -50,6 +50,8 @@ def assert_equal_results(case: Case, fast: Simulator, naive: NaiveCluster) -> An
     prefill_ps = [r.prefill_busy for r in naive.replicas]
     np.testing.assert_array_equal(fast.state.replicas.prefill_ps, prefill_ps, err_msg="with prompt tokens")
     np.testing.assert_array_equal(fast.state.replicas.iterations, [r.iterations for r in naive.replicas])
+    held = [r.kv_token_ps * 1e-12 for r in naive.replicas]
+    np.testing.assert_allclose(fast.state.kv_token_s, held, rtol=1e-9, atol=1e-15, err_msg="KV memory over time")
     workload = case.workload
     assert len(log) == len(getattr(workload, "lengths", workload))
     return log
