@@ -208,7 +208,7 @@ class FlowModel:
         HiGHS, which proves better bounds. hint: a schedule to begin with."""
         started, solver = time.monotonic(), self.mathopt.SolverType
         bound_ps, schedule = 0, None
-        for kind, share in ((solver.CP_SAT, 0.5), (solver.HIGHS, 1.0)):
+        for kind, share in ((solver.CP_SAT, 0.7), (solver.HIGHS, 1.0)):
             seconds = started + share * (until_s - started) - time.monotonic()
             if seconds <= 0:
                 continue

@@ -3,7 +3,8 @@
 A batch costs at least `base_ps + token_ps` for its tokens, a line under the profile's g, and its fixed parts; the rest
 is paid by each member by itself. So a schedule costs at least (batches) x (the least fixed part) plus, for every output
 token, the cheaper of a decode and of a prefill of all tokens before it. The number of batches is at least the longest
-output that is left, at least the KV memory that the steps take over time / M, and at least the new tokens / C.
+output that is left, at least the KV memory that the steps take over time / M, and at least the new tokens / C. Those
+with prompt tokens, which cost more, are at least the memory of all prompts / M.
 """
 
 from __future__ import annotations
@@ -50,12 +51,14 @@ class Left:
         emissions: output tokens.
         block_batches: blocks of KV memory x batches that its steps take.
         tokens: new tokens.
+        prompt_blocks: of `block_batches`, those of the prefill without which it emits nothing more.
     """
 
     own_ps: int
     emissions: int
     block_batches: int
     tokens: int
+    prompt_blocks: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ class Relaxation:
         self.line = line_under(problem)
         p = problem.profile
         self.batch_base_ps = self.line.base_ps + min(p.prefill_base_ps, p.decode_base_ps)
+        self.prefill_extra_ps = max(0, p.prefill_base_ps - p.decode_base_ps)
         self._rest: dict[Lengths, tuple[Ints, Ints, Ints]] = {}
 
     def _tokens_after(self, lengths: Lengths) -> tuple[Ints, Ints, Ints]:
@@ -126,7 +130,7 @@ class Relaxation:
     def left(self, lengths: Lengths, progress: Progress) -> Left:
         """What a request has left to do."""
         if self.problem.is_done(lengths, progress):
-            return Left(0, 0, 0, 0)
+            return Left(0, 0, 0, 0, 0)
         e, context = progress.emitted, lengths.input_tokens + progress.emitted
         own, blocks, tokens = self._tokens_after(lengths)
         first_ps = int(own[e] - own[e + 1])
@@ -139,6 +143,7 @@ class Relaxation:
             lengths.output_tokens - e,
             int(blocks[e]),
             first_tokens + int(tokens[e + 1]),
+            0 if progress.decoding else int(blocks[e] - blocks[e + 1]),
         )
 
     def batches(self, left: Left) -> int:
@@ -158,14 +163,14 @@ class Relaxation:
             max(part.emissions for part, _ in parts),
             sum(n * part.block_batches for part, n in parts),
             sum(n * part.tokens for part, n in parts),
+            sum(n * part.prompt_blocks for part, n in parts),
         )
 
     def bound_ps(self) -> int:
         """No schedule takes less time."""
-        p, left = self.problem.profile, self.left_at_start
-        total = left.own_ps + self.batches(left) * self.batch_base_ps
-        # at least one batch has prompt tokens, whatever the others have
-        return total + max(0, p.prefill_base_ps - p.decode_base_ps)
+        left = self.left_at_start
+        prefills = -(-left.prompt_blocks // self.problem.kv_blocks)
+        return left.own_ps + self.batches(left) * self.batch_base_ps + prefills * self.prefill_extra_ps
 
     def most_batches(self, below_ps: int) -> int:
         """Batches of a schedule that takes less time than `below_ps`, at most."""

@@ -23,7 +23,7 @@ import numpy as np
 
 from pecgym.engine.compiled import compile_cached
 from pecgym.optimum import search_kernel as kernel
-from pecgym.optimum.problem import Batch, Lengths, Problem, Progress, Schedule
+from pecgym.optimum.problem import Batch, Lengths, Problem, Progress, Schedule, Step
 from pecgym.optimum.relaxation import Relaxation
 
 MOST_REQUESTS = 20
@@ -151,17 +151,22 @@ class _States:
     def _tables(self) -> kernel.Tables:
         problem, relaxation = self.problem, Relaxation(self.problem)
         p = problem.profile
-        steps: list[tuple[int, int, int, int, int]] = []
+        least_slope_ps = _least_slope_ps(problem)
+        steps: list[tuple[int, ...]] = []
         first_step = [0]
         left = []
         for lengths, progress in self.known:
             for step in problem.steps(lengths, progress):
+                saved_ps = self._saved_by_decode_ps(progress, step)
+                if saved_ps is not None and saved_ps + least_slope_ps * (step.tokens - 1) > p.decode_base_ps:
+                    continue  # even where nobody else decodes
                 to = self.of[lengths, step.after]
                 during = problem.blocks_during(lengths, step.before.held + step.tokens)
-                steps.append((to, step.tokens, step.before.held, int(step.before.decoding), during))
+                in_vain = saved_ps is not None and saved_ps >= 0
+                steps.append((to, step.tokens, step.before.held, step.before.decoding, during, in_vain))
             first_step.append(len(steps))
             left.append(relaxation.left(lengths, progress))
-        to, tokens, past, decodes, during = np.array(steps, np.int64).T.copy()
+        to, tokens, past, decodes, during, in_vain = np.array(steps, np.int64).T.copy()
         most_tokens = min(problem.max_batch_tokens, sum(n * k.peak_tokens for k, n in problem.kinds.items()))
         costs = np.zeros(kernel.N_COSTS, np.int64)
         costs[kernel.PREFILL_BASE], costs[kernel.PREFILL_SEQ] = p.prefill_base_ps, p.prefill_seq_ps
@@ -169,6 +174,7 @@ class _States:
         costs[kernel.DECODE_BASE], costs[kernel.DECODE_SEQ] = p.decode_base_ps, p.decode_seq_ps
         costs[kernel.DECODE_KV], costs[kernel.CAPACITY] = p.decode_kv_ps, problem.kv_blocks
         costs[kernel.MOST_TOKENS], costs[kernel.BASE] = problem.max_batch_tokens, relaxation.batch_base_ps
+        costs[kernel.PREFILL_EXTRA] = relaxation.prefill_extra_ps
         costs[kernel.MAY_EVICT] = problem.eviction == "free"
 
         def column(values: Iterator[Any]) -> Any:
@@ -182,15 +188,30 @@ class _States:
             left_emissions=column(each.emissions for each in left),
             left_blocks=column(each.block_batches for each in left),
             left_tokens=column(each.tokens for each in left),
-            needs_prefill=column(not at.decoding and not problem.is_done(lengths, at) for lengths, at in self.known),
+            left_prompt_blocks=column(each.prompt_blocks for each in left),
             to=to,
             tokens=tokens,
             past=past,
             decodes=decodes,
             during=during,
+            in_vain=in_vain,
             g_ps=p.token_table_ps(most_tokens + 1),
             costs=costs,
         )
+
+    def _saved_by_decode_ps(self, progress: Progress, step: Step) -> int | None:
+        """What a request that is computed anew saves of its own cost if it decodes, which brings it as far; None for
+        any other step."""
+        if not progress.decoding or step.before == progress or step.after.emitted == progress.emitted:
+            return None
+        return self.problem.own_ps(step.before, step.tokens) - self.problem.own_ps(progress, 1)
+
+
+def _least_slope_ps(problem: Problem) -> int:
+    """What g grows by from one token to the next, at least, on average over any number of them."""
+    p = problem.profile
+    knots = pairwise(int(knot) for knot in p.g_knots_tokens)
+    return min((p.g_ps(high) - p.g_ps(low)) // (high - low) for low, high in knots)
 
 
 def _begin(problem: Problem, states: _States, below_ps: int) -> kernel.Graph:
@@ -205,7 +226,7 @@ def _begin(problem: Problem, states: _States, below_ps: int) -> kernel.Graph:
         heap_ps=np.zeros(4 * room, np.int64),
         heap_node=np.zeros(4 * room, np.int64),
         counters=np.zeros(kernel.N_COUNTERS, np.int64),
-        scratch=np.zeros((8, n + 1), np.int64),
+        scratch=np.zeros((9, n + 1), np.int64),
         child=np.zeros(n, np.int32),
         wanted=np.zeros((3, n + 1), np.int64),
     )

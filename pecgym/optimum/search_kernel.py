@@ -30,19 +30,20 @@ class Tables(NamedTuple):
     left_emissions: Any  # int64[S]
     left_blocks: Any  # int64[S]
     left_tokens: Any  # int64[S]
-    needs_prefill: Any  # int64[S]: 1 if the next output token needs prompt tokens
+    left_prompt_blocks: Any  # int64[S]
     to: Any  # int64[K]: the state after a step
     tokens: Any  # int64[K]
     past: Any  # int64[K]: KV tokens held before it
     decodes: Any  # int64[K]: 1 for a decode
     during: Any  # int64[K]: KV blocks in the batch
+    in_vain: Any  # int64[K]: 1 for who is computed anew, and would be as far by a decode, no dearer where others decode
     g_ps: Any  # int64[T]: the token term of 0..T-1 tokens
     costs: Any  # int64[N_COSTS], in the order of the names below
 
 
 PREFILL_BASE, PREFILL_SEQ, PREFILL_KV, PAIRS_PS, DECODE_BASE, DECODE_SEQ, DECODE_KV = range(7)
-CAPACITY, MOST_TOKENS, BASE, MAY_EVICT = range(7, 11)
-N_COSTS = 11
+CAPACITY, MOST_TOKENS, BASE, PREFILL_EXTRA, MAY_EVICT = range(7, 12)
+N_COSTS = 12
 
 
 class Graph(NamedTuple):
@@ -56,12 +57,12 @@ class Graph(NamedTuple):
     heap_ps: Any  # int64[heap]: cost so far + what is left at least
     heap_node: Any  # int64[heap]
     counters: Any  # int64[N_COUNTERS]
-    scratch: Any  # int64[8, N + 1]: see the names below
+    scratch: Any  # int64[9, N + 1]: see the names below
     child: Any  # int32[N]
     wanted: Any  # int64[3, N + 1]: of a batch to be found again: choices, evictions, and whether it was
 
 
-CHOICE, SUM_TOKENS, SUM_PREFILLS, SUM_PAST, SUM_PAIRS, SUM_DECODES, SUM_KV, SUM_BLOCKS = range(8)
+CHOICE, SUM_TOKENS, SUM_PREFILLS, SUM_PAST, SUM_PAIRS, SUM_DECODES, SUM_KV, SUM_BLOCKS, SUM_IN_VAIN = range(9)
 
 
 @separate_rule
@@ -71,21 +72,20 @@ def _left_ps(tables: Any, states: Any) -> Any:
     emissions = 0
     blocks = 0
     tokens = 0
-    prefill = 0
+    prompts = 0
     for i in range(len(states)):
         s = states[i]
         own += tables.left_own_ps[s]
         emissions = max(emissions, tables.left_emissions[s])
         blocks += tables.left_blocks[s]
         tokens += tables.left_tokens[s]
-        prefill |= tables.needs_prefill[s]
+        prompts += tables.left_prompt_blocks[s]
     costs = tables.costs
     capacity = costs[CAPACITY]
     most = costs[MOST_TOKENS]
     batches = max(emissions, (blocks + capacity - 1) // capacity, (tokens + most - 1) // most)
-    if prefill == 1:
-        own += max(0, costs[PREFILL_BASE] - costs[DECODE_BASE])
-    return own + batches * costs[BASE]
+    prefills = (prompts + capacity - 1) // capacity
+    return own + batches * costs[BASE] + prefills * costs[PREFILL_EXTRA]
 
 
 @separate_rule
@@ -264,10 +264,10 @@ def _follow_with_evictions(tables: Any, graph: Any, parent: int, target: int) ->
 
 @separate_rule
 def _take(tables: Any, graph: Any, parent: int, i: int, choice: int) -> Any:
-    """Request i makes the choice, in the sums behind it; False if the batch then breaks a limit."""
+    """Request i makes the choice, in the sums behind it; False if the batch breaks a limit, or another is as good."""
     scratch = graph.scratch
     scratch[CHOICE, i] = choice
-    for k in range(SUM_TOKENS, SUM_BLOCKS + 1):
+    for k in range(SUM_TOKENS, SUM_IN_VAIN + 1):
         scratch[k, i + 1] = scratch[k, i]
     if choice == IDLE:
         return True
@@ -282,6 +282,9 @@ def _take(tables: Any, graph: Any, parent: int, i: int, choice: int) -> Any:
         scratch[SUM_PREFILLS, i + 1] += 1
         scratch[SUM_PAST, i + 1] += past
         scratch[SUM_PAIRS, i + 1] += tokens * tokens + 2 * tokens * past
+    scratch[SUM_IN_VAIN, i + 1] += tables.in_vain[choice]
+    if scratch[SUM_IN_VAIN, i + 1] > 0 and scratch[SUM_DECODES, i + 1] > 0:
+        return False
     within = scratch[SUM_TOKENS, i + 1] <= tables.costs[MOST_TOKENS]
     return within and scratch[SUM_BLOCKS, i + 1] <= tables.costs[CAPACITY]
 
@@ -295,7 +298,7 @@ def expand(tables: Any, graph: Any, parent: int, target: int) -> bool:
     """
     n = graph.states.shape[1]
     scratch = graph.scratch
-    for k in range(SUM_TOKENS, SUM_BLOCKS + 1):
+    for k in range(SUM_TOKENS, SUM_IN_VAIN + 1):
         scratch[k, 0] = 0
     i = 0
     scratch[CHOICE, 0] = IDLE - 1

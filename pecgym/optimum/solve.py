@@ -166,8 +166,8 @@ class _Attempt:
         if reason := search.too_large(self.problem):
             self.notes.append(f"beyond the exact search: {reason}")
             return ""
-        self._learn(0, search.beam_search(self.problem, self.best_ps, self._until(0.35)))
-        found = search.search(self.problem, self.best_ps, self._until(0.7))
+        self._learn(0, search.beam_search(self.problem, self.best_ps, self._until(0.3)))
+        found = search.search(self.problem, self.best_ps, self._until(0.5))
         self._learn(found.bound_ps, found.schedule)
         if not found.closed:
             self.notes.append(f"the exact search was stopped at {found.nodes:,} nodes")
