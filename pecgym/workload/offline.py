@@ -23,7 +23,7 @@ def offline(input_tokens: Sequence[int], output_tokens: Sequence[int], name: str
     inputs, outputs = np.asarray(input_tokens), np.asarray(output_tokens)
     if inputs.shape != outputs.shape or inputs.ndim != 1:
         raise TraceError(
-            f"workload {name}: {inputs.size} input_tokens and {outputs.size} output_tokens; give one of each per request"
+            f"workload {name}: {inputs.size} input_tokens and {outputs.size} output_tokens; give as many of both"
         )
     return Trace(np.zeros(len(inputs)), inputs, outputs, name=name)
 
