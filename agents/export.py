@@ -70,7 +70,8 @@ def export(agent: TrainedAgent, n_replicas: int, path: Path) -> None:
     bool[N, M] `mask`. Outputs: int64[N, 6] `action`, the most likely as TrainedAgent.act, and float32 `logits_NAME` of
     every component (agents.choice.Logits), before masks.
 
-    Raises SpecError for agents of another level or whose network is not the set network, and where the extra `export` is missing.
+    Raises SpecError for agents of another level or another network than the set network, and where the extra `export`
+    is missing.
     """
     if n_replicas < 1:
         raise SpecError(f"replicas={n_replicas}: must be 1 or more")

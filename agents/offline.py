@@ -6,6 +6,7 @@ serves the same ones with the same memory; a result is a makespan.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from pecgym.cluster import Cluster
 from pecgym.configs import EngineConfig
 from pecgym.envs.config import EnvConfig, EpisodeConfig
 from pecgym.envs.driver import agent_policy
+from pecgym.envs.spaces import WAITING
 from pecgym.envs.windows import Windows
 from pecgym.errors import SpecError
 from pecgym.policies import Policy, load_policy
@@ -28,13 +30,15 @@ from pecgym.random import random_stream
 from pecgym.workload import Trace
 
 ENGINES = ("vllm", "vllm_hybrid", "sarathi", "sarathi_unlimited", "sarathi_no_chunk", "sarathi_no_hybrid")
-VARIANTS: Mapping[str, dict[str, str]] = {
+VARIANTS: Mapping[str, Mapping[str, str]] = {
     "NRF": {"reservation": "prompt", "victim": "newest"},
     "SRF": {"reservation": "prompt", "victim": "fewest_computed"},
     "hist": {"reservation": "history", "victim": "newest"},
     "peak": {"reservation": "peak", "victim": "newest"},
+    "SJF": {"reservation": "prompt", "victim": "fewest_computed", "queue_order": "shortest"},
 }
-"""INFERMAX's switches: who is evicted, and how much memory admission sets aside."""
+"""INFERMAX's switches: who is evicted, and how much memory admission sets aside; and the shortest output first, as
+"peak" with true output lengths."""
 BEST, BOUND, REACH, RANDOM = "optimum: best found", "optimum: bound", "best in the environment", "random valid actions"
 
 
@@ -46,7 +50,11 @@ class RandomAgent:
     path = Path(__file__)
 
     def __init__(self, config: EnvConfig, seed: int) -> None:
-        self.settings = {"policy": config.policy, "n_waiting": config.n_waiting, "n_residents": config.n_residents}
+        self.settings: Mapping[str, Any] = {
+            "policy": config.policy,
+            "n_waiting": config.n_waiting,
+            "n_residents": config.n_residents,
+        }
         self._ends = [config.n_waiting + 1]
         self._random = random_stream(seed, "random valid actions")
 
@@ -98,7 +106,8 @@ class Instances:
 
     def players(self, agents: list[str]) -> dict[str, Callable[[int], float]]:
         """By name, what gives the makespan of an instance; every training seed of an agent by itself."""
-        found: dict[str, Callable[[int], float]] = {RANDOM: self._random}
+        longest = agent_policy(LONGEST_FIRST, LongestFirst(self.config))
+        found = {RANDOM: self._random, LONGEST_FIRST: self._by_policy(longest)}
         for engine in ENGINES:
             for variant, changes in VARIANTS.items():
                 found[f"{engine}, {variant}"] = self._by_engine(engine, changes)
@@ -109,12 +118,12 @@ class Instances:
         return found
 
     def _random(self, k: int) -> float:
-        return self.served(k, self.config.engine, agent_policy("random", RandomAgent(self.config, k)))
+        return self.served(k, self.config.engine, agent_policy(RANDOM, RandomAgent(self.config, k)))
 
     def _by_policy(self, policy: Policy) -> Callable[[int], float]:
         return lambda k: self.served(k, self.config.engine, policy)
 
-    def _by_engine(self, name: str, changes: dict[str, str]) -> Callable[[int], float]:
+    def _by_engine(self, name: str, changes: Mapping[str, str]) -> Callable[[int], float]:
         own = EngineConfig(name=name).load()
         shared = {key: getattr(self.config.engine, key) for key in ("max_batch_tokens", "block_tokens", "watermark")}
         memory = {"kv_capacity_tokens": self.sizes[0]}

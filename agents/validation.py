@@ -21,6 +21,7 @@ from pecgym.workload.splits import split_rows
 Act = Callable[[dict[str, Any], Any], Any]
 """Observations (float32[n, ...] by name) and masks (bool[n, M]) to actions, int[n, components]."""
 
+
 @dataclass(frozen=True)
 class Results:
     """What one policy reached in W windows.

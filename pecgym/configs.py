@@ -114,7 +114,8 @@ class WorkloadConfig:
         """The workload of that name or path, with the window, speedup and longs of another."""
         if name_or_path == OFFLINE:
             return replace(like, name=OFFLINE, path=None, duration_s=None, arrivals=None)
-        like = replace(like, **dict.fromkeys(_OF_OFFLINE))
+        none: dict[str, Any] = dict.fromkeys(_OF_OFFLINE)
+        like = replace(like, **none)
         if is_generator_name(name_or_path):
             return replace(like, name=name_or_path, path=None)
         known = {"name": name_or_path, "path": None} if name_or_path in REGISTRY else {"path": name_or_path}

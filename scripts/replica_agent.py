@@ -32,8 +32,9 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}: agents need pip install -e '.[train]'")
 
-SHOWN = ("optimum", "best in", "ppo/", "random")
-"""Of all engines the table shows only the best three, of what begins with these everything."""
+NO_ENGINE = ("optimum", "best in", "ppo/", "random", "longest")
+"""What a name begins with that is none; of the engines the table shows the best three, and two presets whole."""
+ALWAYS = ("vllm, ", "sarathi_no_chunk, ")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,9 +114,9 @@ def _table(found: dict[str, dict[str, Any]], title: str) -> Table:
     table.add_column("")
     for heading in ("mean makespan, ms", "ratio to the best (IQM)", "95% interval"):
         table.add_column(heading, justify="right")
-    engines = [name for name in found if not name.startswith(SHOWN)]
+    engines = [name for name in found if not name.startswith(NO_ENGINE)]
     for name, entry in found.items():
-        if name in engines[3:] and not name.startswith(("vllm, ", "sarathi_no_chunk, ")):
+        if name in engines[3:] and not name.startswith(ALWAYS):
             continue
         low_high = "" if entry.get("interval") is None else "{:.4f} to {:.4f}".format(*entry["interval"])
         ratio = f"{entry['ratio']:.4f}" if "ratio" in entry else ""

@@ -12,13 +12,16 @@ import numpy as np
 
 from pecgym.errors import TraceError
 from pecgym.random import random_stream
+from pecgym.workload.columns import IntColumn
 from pecgym.workload.trace import Trace
 
 OFFLINE = "offline"
 """The name of these workloads, beside those of the generator."""
 
 
-def offline(input_tokens: Sequence[int], output_tokens: Sequence[int], name: str = OFFLINE) -> Trace:
+def offline(
+    input_tokens: Sequence[int] | IntColumn, output_tokens: Sequence[int] | IntColumn, name: str = OFFLINE
+) -> Trace:
     """The requests of these lengths, all at time 0. Raises TraceError for lengths that cannot be."""
     inputs, outputs = np.asarray(input_tokens), np.asarray(output_tokens)
     if inputs.shape != outputs.shape or inputs.ndim != 1:
@@ -35,9 +38,13 @@ def draw_offline(requests: int, input_range: Sequence[int], output_range: Sequen
     """
     if requests < 1:
         raise TraceError(f"workload {OFFLINE}: requests={requests}; must be 1 or more")
-    drawn = []
-    for key, limits in (("input_range", input_range), ("output_range", output_range)):
-        if len(limits) != 2 or not 1 <= limits[0] <= limits[1]:
-            raise TraceError(f"workload {OFFLINE}: {key}={list(limits)}; give [lowest, highest], 1 or more")
-        drawn.append(random_stream(seed, f"offline/{key}").integers(limits[0], limits[1] + 1, requests))
-    return offline(*drawn)
+    return offline(
+        _draw("input_range", input_range, requests, seed),
+        _draw("output_range", output_range, requests, seed),
+    )
+
+
+def _draw(key: str, limits: Sequence[int], n: int, seed: int) -> IntColumn:
+    if len(limits) != 2 or not 1 <= limits[0] <= limits[1]:
+        raise TraceError(f"workload {OFFLINE}: {key}={list(limits)}; give [lowest, highest], 1 or more")
+    return random_stream(seed, f"offline/{key}").integers(limits[0], limits[1] + 1, n)

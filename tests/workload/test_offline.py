@@ -45,7 +45,10 @@ def test_a_configuration_gives_the_same() -> None:
         ({"name": "offline"}, "give requests, input_range, output_range, or in their place .*not nothing"),
         ({**DRAWN, "requests": None}, "not input_range, output_range"),
         ({**DRAWN, "input_tokens": [1], "output_tokens": [1]}, "in their place"),
-        ({"name": "azure2023_conv", "requests": 5}, r"workload\.requests: of name=offline alone, not of azure2023_conv"),
+        (
+            {"name": "azure2023_conv", "requests": 5},
+            r"workload\.requests: of name=offline alone, not of azure2023_conv",
+        ),
         ({**DRAWN, "speedup": 2.0}, "leave speedup"),
         ({**DRAWN, "sort": True}, "are for files"),
         ({**DRAWN, "duration_s": 5.0}, "are for embedded workloads"),
