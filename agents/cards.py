@@ -28,7 +28,7 @@ _NETWORKS = {
 }
 """By network, what it is, and what its weights work for."""
 _ROWS = {CLUSTER_LEVEL: "replicas", REPLICA_LEVEL: "waiting requests and residents"}
-_SEEDS = {CLUSTER_LEVEL: "generator hours", REPLICA_LEVEL: "workload seeds"}
+_SEEDS = {CLUSTER_LEVEL: ("generator hours", "hours"), REPLICA_LEVEL: ("workload seeds", "seeds")}
 
 
 def card(agent: TrainedAgent, run: Mapping[str, Any], commit: str, tests: Mapping[str, Mapping[str, Any]]) -> str:
@@ -40,7 +40,7 @@ def card(agent: TrainedAgent, run: Mapping[str, Any], commit: str, tests: Mappin
     notes = agent.trained
     load = "" if notes.get("load") is None else f" {notes['load']:g}"
     network, number = _NETWORKS[agent.form.network]
-    of_seeds = _SEEDS[agent.level]
+    seeds, each = _SEEDS[agent.level]
     lines = [
         f"# {agent.name}",
         "",
@@ -51,9 +51,9 @@ def card(agent: TrainedAgent, run: Mapping[str, Any], commit: str, tests: Mappin
         "|---|---|",
         f"| trained by | `python scripts/train.py recipe={notes['recipe']} seed={notes['seed']}`, {run['steps']:,} "
         f"decisions after imitation, commit {commit} |",
-        f"| data | first 60% of {of_seeds} {_listed(notes['hours'])} of {notes['workload']}, windows of "
+        f"| data | first 60% of {seeds} {_listed(notes['hours'])} of {notes['workload']}, windows of "
         f"{notes['requests']} requests |",
-        f"| chosen | at {notes['steps']:,} decisions, as the best on the next 20% of the same {of_seeds.split()[-1]}: score "
+        f"| chosen | at {notes['steps']:,} decisions, as the best on the next 20% of the same {each}: score "
         f"{notes['score']:+.3f} against its reference policy (docs/train.md) |",
         f"| decides | {_decided(agent)} |",
         f"| reward | {_rewards(agent.settings['reward'])} |",

@@ -39,29 +39,57 @@ VARIANTS: Mapping[str, Mapping[str, str]] = {
 }
 """INFERMAX's switches: who is evicted, and how much memory admission sets aside; and the shortest output first, as
 "peak" with true output lengths."""
-BEST, BOUND, REACH, RANDOM = "optimum: best found", "optimum: bound", "best in the environment", "random valid actions"
+BEST, BOUND, REACH = "optimum: best found", "optimum: bound", "best in the environment"
+RANDOM, LONGEST_FIRST = "random valid actions", "longest output first"
+_LEFT_TOKENS = [feature.name for feature in WAITING].index("left_tokens")
 
 
-class RandomAgent:
-    """Any valid action, each as likely as the others (pecgym.policies.agents.Agent)."""
+class RuleAgent(ABC):
+    """A rule in the place of an agent of Replica-v0 (pecgym.policies.agents.Agent): it takes the valid values with the
+    largest keys."""
 
-    name = "random"
     level = REPLICA_LEVEL
     path = Path(__file__)
+    name: str
 
-    def __init__(self, config: EnvConfig, seed: int) -> None:
-        self.settings: Mapping[str, Any] = {
-            "policy": config.policy,
-            "n_waiting": config.n_waiting,
-            "n_residents": config.n_residents,
-        }
-        self._ends = [config.n_waiting + 1]
-        self._random = random_stream(seed, "random valid actions")
+    def __init__(self, config: EnvConfig) -> None:
+        shown = {"n_waiting": config.n_waiting, "n_residents": config.n_residents, "oracle_lengths": True}
+        self.settings: Mapping[str, Any] = {"policy": config.policy, **shown}
+        self._joins = config.n_waiting + 1
 
     def act(self, observations: dict[str, Any], masks: Any) -> Any:
         """int64[N, components]."""
-        keys = np.split(masks * (1.0 - self._random.random(masks.shape)), self._ends, axis=1)
+        keys = np.split(np.where(masks, self.keys(observations, masks), -1.0), [self._joins], axis=1)
         return np.stack([part.argmax(axis=1) for part in keys], axis=1)
+
+    @abstractmethod
+    def keys(self, observations: dict[str, Any], masks: Any) -> Any:
+        """float64[N, M], 0 or more."""
+
+
+class RandomAgent(RuleAgent):
+    """Any valid action, each as likely as the others."""
+
+    name = RANDOM
+
+    def __init__(self, config: EnvConfig, seed: int) -> None:
+        super().__init__(config)
+        self._random = random_stream(seed, RANDOM)
+
+    def keys(self, observations: dict[str, Any], masks: Any) -> Any:
+        return self._random.random(masks.shape)
+
+
+class LongestFirst(RuleAgent):
+    """Who has most of its output left joins, while anybody may; the newest resident is evicted."""
+
+    name = LONGEST_FIRST
+
+    def keys(self, observations: dict[str, Any], masks: Any) -> Any:
+        left = observations["waiting"].reshape(len(masks), -1, len(WAITING))[:, :, _LEFT_TOKENS]
+        keys = np.zeros(masks.shape)
+        keys[:, : self._joins - 1] = 1.0 + left
+        return keys
 
 
 @dataclass(frozen=True)
