@@ -185,7 +185,8 @@ def load_agent(name: str, model: str | None = None, scenario: str | None = None)
 def _best_for(model: str | None, scenario: str | None) -> str:
     """The shipped agent for a model and a scenario; of "native", which has paper's rate, that of paper."""
     wanted = (model, "paper" if scenario == "native" else scenario)
-    agents = {name: load_agent(name).trained for name in names()}
+    loaded = {name: load_agent(name) for name in names()}
+    agents = {name: agent.trained for name, agent in loaded.items() if agent.level == CLUSTER_LEVEL}
     found = {name: notes for name, notes in agents.items() if (notes["model"], notes["scenario"]) == wanted}
     if not found:
         if not agents:
