@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from agents.config import AgentConfig, EvaluationConfig, LoggerConfig
+from pecgym.configs import store_variants
 from pecgym.envs.options import SCHEMAS, EnvironmentConfig
 from pecgym.errors import SpecError
 
@@ -90,6 +91,7 @@ def register_schemas(whole: type[TrainConfig] = TrainConfig) -> None:
     store.store(group="schema", name="train", node=whole, package="_global_")
     for name, node in {**SCHEMAS, "agent": AgentConfig, "logger": LoggerConfig}.items():
         store.store(group="schema", name=name, node=node)
+    store_variants()
 
 
 def _changed(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

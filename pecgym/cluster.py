@@ -186,7 +186,12 @@ class Cluster:
             counts={name: rows[name].copy() for name in COUNT_COLUMNS},
             timeline=self._timeline() if self.record else None,
             is_long=self.trace.is_long[rows.row],
-            facts=replace(facts, end_s=simulator.now_s - float(ps_to_seconds(since_ps)), **work_s),
+            facts=replace(
+                facts,
+                end_s=simulator.now_s - float(ps_to_seconds(since_ps)),
+                iterations=simulator.iterations(),
+                **work_s,
+            ),
         )
 
     def _timeline(self) -> Timeline:
@@ -221,6 +226,7 @@ class Cluster:
             prefill_w=self.profile.prefill_w,
             price_per_gpu_hour_usd=gpu.price_per_hour_usd,
             wall_s=self._wall_s,
+            iterations=self.simulator.iterations(),
             notes=tuple(each for each in (note, self._agent_note()) if each),
         )
 

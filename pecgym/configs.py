@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass, field, fields, make_dataclass, replac
 from pathlib import Path
 from typing import Any, Optional, get_type_hints
 
+from hydra.core.config_store import ConfigStore
+
 from pecgym.engine import EngineSettings, LongRules, load_engine
+from pecgym.engine.variants import variant_names
 from pecgym.errors import SpecError
 from pecgym.units import HORIZON_S
 from pecgym.workload import REGISTRY, Trace, cached_trace, draw_offline, generate, load_trace, offline, rewrite_long
@@ -50,6 +53,12 @@ class EngineConfig(_EngineChanges):  # type: ignore[misc, valid-type]
     def load(self) -> EngineSettings:
         """The settings. Raises SpecError."""
         return load_engine(self.name, **_given(self))
+
+
+def store_variants() -> None:
+    """Makes the derived presets, which have no file in conf/engine, choices of Hydra's group `engine`."""
+    for name in variant_names():
+        ConfigStore.instance().store(group="engine", name=name, node=EngineConfig(name=name))
 
 
 @dataclass

@@ -24,7 +24,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from pecgym.analysis import comparison_table, results_table
+from pecgym.analysis import comparison_table, distance_table, results_table
+from pecgym.configs import store_variants
 from pecgym.errors import PecGymError
 from pecgym.evaluation import EngineConfig, EvaluationPlan, LongConfig, ScenarioConfig, WorkloadConfig, evaluate
 from pecgym.evaluation.paper import PaperConfig, reproduce, write_page
@@ -65,6 +66,7 @@ class EvaluateConfig:
     windows: int | None = None
     window_requests: int = 1000
     baseline: str | None = None
+    bound: bool = True
     requests: bool = True
     fresh: bool = False
     record: bool = False
@@ -78,6 +80,7 @@ store.store(group="schema", name="evaluate", node=EvaluateConfig, package="_glob
 store.store(group="schema", name="engine", node=EngineConfig)
 store.store(group="schema", name="workload", node=WorkloadConfig)
 store.store(group="schema", name="scenario", node=ScenarioConfig)
+store_variants()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
@@ -124,6 +127,7 @@ def main(config: EvaluateConfig) -> None:
             report=values.report,
             trace=values.trace,
             command=command,
+            bound=values.bound,
         )
     except PecGymError as error:
         _fail(str(error))
@@ -134,7 +138,9 @@ def main(config: EvaluateConfig) -> None:
         sys.exit(130)
     if not console.is_terminal:
         console.width = 180
-    console.print(results_table(result.rows, narrow=console.width < 145))
+    console.print(results_table(result.rows, narrow=console.width < 145, bounds=result.bounds))
+    if (distances := distance_table(result.rows, result.bounds, narrow=console.width < 100)) is not None:
+        console.print(distances)
     if result.comparison is not None:
         console.print(comparison_table(result.comparison, narrow=console.width < 120))
     for note in _notes(result.rows):

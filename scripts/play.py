@@ -27,6 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 import pecgym  # noqa: F401 - registers the environments
+from pecgym.configs import store_variants
 from pecgym.envs.config import TERMS
 from pecgym.envs.options import SCHEMAS, EnvironmentConfig
 from pecgym.envs.presets import NAMESPACE, presets
@@ -66,6 +67,7 @@ store = ConfigStore.instance()
 store.store(group="schema", name="play", node=PlayConfig, package="_global_")
 for name, node in SCHEMAS.items():
     store.store(group="schema", name=name, node=node)
+store_variants()
 
 Player = Callable[[Any, tuple[Any, ...]], Any]
 

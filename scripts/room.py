@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
+from pecgym.configs import store_variants
 from pecgym.errors import PecGymError, SpecError
 from pecgym.evaluation import EngineConfig, EvaluationPlan, ScenarioConfig, WorkloadConfig
 from pecgym.evaluation.room import METRICS, Found, Room, search
@@ -72,6 +73,7 @@ store = ConfigStore.instance()
 store.store(group="schema", name="room", node=RoomConfig, package="_global_")
 store.store(group="schema", name="engine", node=EngineConfig)
 store.store(group="schema", name="workload", node=WorkloadConfig)
+store_variants()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="room")

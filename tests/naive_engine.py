@@ -28,6 +28,7 @@ class NaiveCluster(Groups):
     how many decode replicas there should be. `join(cluster, replica, candidates)` says who of those who may joins the
     batch that is being composed, None: nobody more; without it nobody overtakes the head of the queue.
     `victim(cluster, replica, candidates)` chooses who is evicted, where there is a choice; without it the rule does.
+    `plan(cluster, replica)` says whole batches, in place of all rules: who is evicted, and the members' new tokens.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class NaiveCluster(Groups):
         pool: Callable[[Any], int] | None = None,
         join: Callable[[Any, Replica, list[Request]], Request | None] | None = None,
         victim: Callable[[Any, Replica, list[Request]], Request] | None = None,
+        plan: Callable[[Any, Replica], tuple[list[Request], dict[Request, int]]] | None = None,
         rules: LongRules | None = None,
         topology: Topology | None = None,
         group_costs: GroupCosts | None = None,
@@ -56,7 +58,8 @@ class NaiveCluster(Groups):
         self.block_tokens = settings.block_tokens
         self.capacity = settings.kv_capacity_tokens // self.block_tokens
         self.watermark = int(settings.watermark * self.capacity)
-        self.slots = min(settings.slots, settings.kv_capacity_tokens)
+        at_once = settings.slots if plan is None else settings.max_batch_requests
+        self.slots = min(at_once, settings.kv_capacity_tokens)
         self.replicas = [Replica(i) for i in range(n_replicas)]
         self.queue: list[Request] = []  # shorts
         self.longs: list[Request] = []
@@ -70,7 +73,7 @@ class NaiveCluster(Groups):
         self.changed = False  # has something happened that a waiting decision may depend on?
         self.turn = 0
         self.ready: list[Replica] = []  # they compose a batch at the end of this point in time
-        self.start, self.pool, self.join, self.victim = start, pool, join, victim
+        self.start, self.pool, self.join, self.victim, self.plan = start, pool, join, victim, plan
         self.set_up_groups(rules or LongRules(), topology or Topology(n_replicas), group_costs)
 
     # -- workload ---------------------------------------------------------------------------------------------------
@@ -288,7 +291,9 @@ class NaiveCluster(Groups):
         replica.chunks, replica.with_decodes, replica.swapped_tokens = {}, False, 0
         if replica.n_requests == 0:
             return
-        if self.settings.batching == "static":
+        if self.plan is not None:
+            self.compose_planned(replica, *self.plan(self, replica))
+        elif self.settings.batching == "static":
             if not self.compose_static(replica):
                 return
         else:
@@ -296,10 +301,12 @@ class NaiveCluster(Groups):
         if not replica.chunks and not replica.with_decodes:
             return  # who waits does not fit beside the long
         decodes = [q.computed for q in replica.decodes] if replica.with_decodes else []
-        duration = self.profile.iteration_ps([(c, q.computed) for q, c in replica.chunks.items()], decodes)
+        decodes += [q.computed for q in replica.chunks if q.decoding]
+        prefills = [(c, q.computed) for q, c in replica.chunks.items() if not q.decoding]
+        duration = self.profile.iteration_ps(prefills, decodes)
         duration += self.swap_time(replica)
         replica.iteration_start, replica.iteration_end = self.now, self.now + duration
-        replica.work(duration, prompt_tokens=bool(replica.chunks))
+        replica.work(duration, prompt_tokens=bool(prefills))
         replica.iterations += 1
 
     def swap_time(self, replica: Replica) -> int:
@@ -416,6 +423,25 @@ class NaiveCluster(Groups):
         replica.admissions += 1
         request.reserved, request.admission = tokens, replica.admissions
 
+    def compose_planned(self, replica: Replica, evicted: list[Request], tokens: dict[Request, int]) -> None:
+        """A whole batch from outside. Every resident is an incomplete prompt; one that decodes lacks one token. Who has
+        no tokens in the batch keeps its memory, which is counted by what it holds."""
+        settings = self.settings
+        for request in evicted:
+            self.evict(replica, request)
+        for request, count in tokens.items():
+            if request in replica.waiting:
+                self.admit(replica, request)
+            wanted = request.prompt - request.computed
+            assert count == wanted if settings.chunk_tokens == 0 else 0 < count <= min(wanted, settings.chunk_tokens)
+            replica.chunks[request] = count
+        assert sum(tokens.values()) <= settings.max_batch_tokens
+        assert tokens
+        assert len(replica.residents) <= self.slots
+        assert settings.mixing or len({q.decoding for q in tokens}) == 1
+        assert sum(self.blocks(q.computed + tokens.get(q, 0)) for q in replica.prefills) <= self.capacity
+        self.note_start(replica)
+
     # -- eviction ---------------------------------------------------------------------------------------------------
 
     def make_room_for_decodes(self, replica: Replica) -> None:
@@ -449,7 +475,7 @@ class NaiveCluster(Groups):
 
     def evict(self, replica: Replica, request: Request) -> None:
         request.evictions += 1
-        (replica.decodes if request.decoding else replica.prefills).remove(request)
+        (replica.decodes if request in replica.decodes else replica.prefills).remove(request)
         if self.settings.eviction == "swap":
             request.swapped = True
             replica.swapped_tokens += request.computed
@@ -518,12 +544,17 @@ class NaiveCluster(Groups):
             request.computed += chunk
             if request.computed < request.prompt:
                 continue
-            replica.prefills.remove(request)
             request.emitted += 1
+            if self.plan is None or request.emitted == request.leave_at:
+                replica.prefills.remove(request)
+            else:
+                request.prompt += 1
             if request.first_token < 0:
                 request.first_token = self.now
             if request.emitted == request.leave_at:
                 self.finish(replica, request)
+            elif self.plan is not None:
+                request.decoding = True
             elif request.decode_replica in (-1, replica.index):
                 request.decoding = True
                 replica.decodes.append(request)

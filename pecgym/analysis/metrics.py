@@ -10,6 +10,7 @@
 | short throughput | finished shorts / makespan (PecSched) |
 | short throughput to the last short | finished shorts / time of the last completion of a short |
 | throughput | output tokens of finished requests / makespan |
+| mean batch size | output tokens / iterations, the requests that an iteration serves: of a prompt in chunks, the last |
 | idle rate | idle / (idle + busy) over GPUs and the makespan (PecSched) |
 | starved fraction | longs not finished when the run ends / longs (PecSched) |
 | long unfinished at last arrival | longs not finished when the last request arrives / longs |
@@ -20,7 +21,8 @@
 | short, long, all | of the requests of that class; without one of them, of all requests |
 
 A request that has not started counts in the queueing delay with its wait so far, a lower bound: leaving it out would
-make a policy that never serves it look good.
+make a policy that never serves it look good. The mean batch size is of runs without longs, whose iterations count on
+every replica of their group, in which everything finished.
 """
 
 from __future__ import annotations
@@ -71,6 +73,13 @@ def makespan_s(log: RequestLog) -> float:
     return log.facts.end_s
 
 
+def mean_batch_size(log: RequestLog) -> float | None:
+    """Output tokens for each iteration; None with longs, with unfinished requests, or where nobody counted."""
+    if log.facts.iterations is None or log.is_long.any() or np.any(log.ps["finish"] == NEVER):
+        return None
+    return _ratio(log.counts["output_tokens"].sum(), log.facts.iterations)
+
+
 def idle_rate(log: RequestLog) -> float | None:
     """Share of the replicas' time, up to the makespan, in which no iteration ran."""
     span = makespan_s(log) * len(log.facts.busy_s)
@@ -103,13 +112,14 @@ def metrics_row(log: RequestLog) -> dict[str, Any]:
     row["throughput_tokens_per_s"] = _ratio(log.counts["output_tokens"][finished].sum(), span_s)
     measures = {"ttft": ttft_s(log), "tpot": tpot_s(log), "jct": jct_s(log)}
     for name, values in measures.items():
-        row |= _mean_and_tail(name, values)
+        row |= mean_and_tail(name, values)
     for group, members in (("short", short), ("long", long)):
         for name in ("ttft", "jct"):
-            row |= _mean_and_tail(f"{group}_{name}", measures[name][members])
+            row |= mean_and_tail(f"{group}_{name}", measures[name][members])
     row["preemptions"] = int(log.counts["preemptions"].sum())
     row["evictions"] = int(log.counts["evictions"].sum())
     row["recomputed_tokens"] = int(log.counts["recomputed_tokens"].sum())
+    row["mean_batch_size"] = mean_batch_size(log)
     row["idle_rate"] = idle_rate(log)
     row["starved_fraction"] = _ratio((long & ~finished).sum(), long.sum())
     in_time = finished & (log.ps["finish"] <= log.ps["arrival"].max(initial=0))
@@ -137,7 +147,8 @@ def _percentiles(name: str, values: Any, percentiles: tuple[int, ...] = PERCENTI
     return {f"{name}_p{p}_s": None if v is None else float(v) for p, v in zip(percentiles, found, strict=True)}
 
 
-def _mean_and_tail(name: str, values: Any) -> dict[str, float | None]:
+def mean_and_tail(name: str, values: Any) -> dict[str, float | None]:
+    """Mean and upper percentiles of seconds, float64[n], under their keys; NaN: not happened, left out."""
     return {f"{name}_mean_s": _mean(values)} | _percentiles(name, values, TAIL_PERCENTILES)
 
 

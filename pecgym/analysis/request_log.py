@@ -45,6 +45,7 @@ class RunFacts:
             prompt tokens, watts.
         price_per_gpu_hour_usd: of one GPU.
         wall_s: wall-clock time that the engine took.
+        iterations: of all replicas; None: not counted.
         notes: what a reader of the result must know, such as times far outside the range of the cost profile.
     """
 
@@ -59,6 +60,7 @@ class RunFacts:
     prefill_w: float
     price_per_gpu_hour_usd: float
     wall_s: float
+    iterations: int | None = None
     notes: tuple[str, ...] = ()
 
 

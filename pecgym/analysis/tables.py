@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pecgym.analysis.comparison import METRICS, iqm
+from pecgym.analysis.distance import BOUND, distance_rows, shown_distances, with_bounds
 
 COLUMNS: tuple[tuple[str, str, str], ...] = (
     # heading, unit, key of the result's row
@@ -44,8 +45,11 @@ _NARROW = (
 _SCALE = {"ms": 1000.0, "%": 100.0}
 
 
-def results_table(rows: Iterable[dict[str, Any]], *, narrow: bool = False) -> Table:
+def results_table(
+    rows: Iterable[dict[str, Any]], *, narrow: bool = False, bounds: Sequence[dict[str, Any]] = ()
+) -> Table:
     """One line per (workload, policy): the typical value over its runs. The rows are of one model, cluster, scenario.
+    bounds: rows of pecgym.bounds, a line after the policies of their workload.
 
     Where some requests are long, the columns are those of PecSched. narrow: leave columns out, for a terminal of 80
     characters.
@@ -68,10 +72,55 @@ def results_table(rows: Iterable[dict[str, Any]], *, narrow: bool = False) -> Ta
     table.add_column("policy", no_wrap=True)
     for heading, unit, _ in columns:
         table.add_column(f"{_two_lines(heading) if has_longs else heading}\n{unit}", justify="right", no_wrap=True)
-    for (workload, policy), group in grouped(rows).items():
-        cells = [_cell(group, key, unit) for _, unit, key in columns]
+    workloads = list(dict.fromkeys(row["workload"] for row in rows))
+    shown = sorted(with_bounds(rows, bounds), key=lambda row: workloads.index(row["workload"]))
+    for (workload, policy), group in grouped(shown).items():
+        cell, style = (_bound_cell, "cyan") if policy == BOUND else (_cell, None)
+        cells = [cell(group, key, unit) for _, unit, key in columns]
+        table.add_row(*([workload] if several_workloads else []), escape(policy), *cells, style=style)
+    return table
+
+
+def distance_table(
+    rows: Sequence[dict[str, Any]], bounds: Sequence[dict[str, Any]], *, narrow: bool = False
+) -> Table | None:
+    """One line per (workload, policy): its metrics / the bounds, the typical ratio over its runs; None where no run has
+    one. rows, bounds: as of `results_table`."""
+    distance = distance_rows(rows, bounds)
+    columns = shown_distances(distance)
+    if not columns:
+        return None
+    table = Table(
+        title="distance to the bound: policy / bound",
+        title_justify="left",
+        caption="of runs that served everything; more metrics in distances.csv",
+        caption_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD if narrow else HEAVY_HEAD,
+        padding=(0, 0) if narrow else (0, 1),
+    )
+    several_workloads = len({row["workload"] for row in rows}) > 1
+    if several_workloads:
+        table.add_column("workload", no_wrap=not narrow)
+    table.add_column("policy", no_wrap=True)
+    for heading, _ in columns:
+        table.add_column(_two_lines(heading) if " " in heading else heading, justify="right", no_wrap=True)
+    for (workload, policy), group in grouped(distance).items():
+        cells = [ratio_text(typical_of(group, key)) for _, key in columns]
         table.add_row(*([workload] if several_workloads else []), escape(policy), *cells)
     return table
+
+
+def ratio_text(ratio: float | None) -> str:
+    """A distance to a bound, with as many digits as tell it from 1."""
+    if ratio is None:
+        return "-"
+    return f"{ratio:.3f}" if ratio < 10 else _number(ratio)
+
+
+def is_upper_bound(key: str) -> bool:
+    """Whether the bound of a metric is from above: of throughputs."""
+    return "throughput" in key
 
 
 def grouped(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -128,6 +177,11 @@ def _title(rows: Sequence[dict[str, Any]]) -> str:
 
 def _cell(rows: Sequence[dict[str, Any]], key: str, unit: str) -> str:
     return _number(typical_of(rows, key), unit)
+
+
+def _bound_cell(rows: Sequence[dict[str, Any]], key: str, unit: str) -> str:
+    value = typical_of(rows, key)
+    return "-" if value is None else f"{'≤' if is_upper_bound(key) else '≥'}{_number(value, unit)}"
 
 
 def _number(value: float | None, unit: str = "") -> str:

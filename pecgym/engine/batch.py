@@ -22,6 +22,7 @@ from pecgym.engine.memory import (
     share_on_joining,
     steps_since_join,
 )
+from pecgym.engine.planned_batches import ask_for_plan, decode_by_plan
 from pecgym.engine.residents import (
     admit,
     dequeue,
@@ -37,6 +38,8 @@ from pecgym.engine.residents import (
 from pecgym.engine.roles import change_role_if_empty, no_longer_expected
 from pecgym.engine.state import (
     ASK,
+    ASK_MEMBERS,
+    ASK_WHOLE,
     BAD_ACTION,
     DECISION,
     DECODE_FIRST,
@@ -109,6 +112,8 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
     """
     settings = state.settings[0]
     replica = state.replicas[r]
+    if settings.ask_batches == ASK_WHOLE:
+        return ask_for_plan(state, r), False
     mixing = settings.mixing == 1 or colocated == 1
     if replica.composing == NOT_COMPOSING:
         replica.composing = FIRST_GROUP
@@ -147,7 +152,7 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
         steady = False  # the next boundary knows of it
     if replica.holding_back == 1 and replica.queue != NONE:
         steady = False  # who is held back was the head; the next boundary looks at the one behind it
-    if settings.ask_batches == 1 and asks_who_joins(state, r):
+    if settings.ask_batches == ASK_MEMBERS and asks_who_joins(state, r):
         steady = False  # at the next boundary the answer may be another
     return DONE, steady
 
@@ -186,7 +191,7 @@ def _schedule_prefills(state: State, r: int, budget: int, colocated: int) -> int
             chunk_tokens, request.prompt_tokens - request.computed_tokens, left, left == budget
         )
         left -= request.chunk_tokens
-    if settings.ask_batches == 1:
+    if settings.ask_batches == ASK_MEMBERS:
         replica.with_prefills = left < budget
         return admit_chosen(state, r, left)
     while replica.queue != NONE and left > 0:
@@ -211,7 +216,7 @@ def _make_room_for_decodes(state: State, r: int) -> int:
     replica = state.replicas[r]
     while replica.used_blocks + growth_blocks(state, r, 1) > settings.capacity_blocks:
         i = _victim(state, r)
-        if settings.ask_batches == 1:
+        if settings.ask_batches == ASK_MEMBERS:
             i = chosen_victim(state, r, i)
             if i == ASK:
                 return DECISION
@@ -410,7 +415,8 @@ def _end_prefills(state: State, r: int) -> None:
         if chunk > 0:
             request.chunk_tokens = 0
             request.computed_tokens += chunk
-            replica.queued_tokens -= chunk
+            if request.decoding == 0:
+                replica.queued_tokens -= chunk
             note_load(state, r)
             cluster.changed = 1
         if request.computed_tokens < request.prompt_tokens:
@@ -424,6 +430,10 @@ def _end_prefills(state: State, r: int) -> None:
         if request.emitted_tokens == request.leave_tokens:
             replica.used_blocks -= blocks_of(state.settings[0], request.prompt_tokens)
             _finish(state, r, slot)
+        elif state.settings[0].ask_batches == ASK_WHOLE:
+            decode_by_plan(state, r, slot)
+            state.prefills[r, kept] = slot
+            kept += 1
         elif request.decode_replica == NONE or request.decode_replica == r:
             join_decodes(state, r, slot)
         else:

@@ -22,6 +22,7 @@ from pecgym.engine.residents import enqueue, note_load, order_key
 from pecgym.engine.roles import change_pool
 from pecgym.engine.state import (
     ASK,
+    ASK_MEMBERS,
     BAD_ACTION,
     CLOSED,
     DECISION,
@@ -72,7 +73,7 @@ def _newcomer(state: State, r: int, slot: int, preempt: bool) -> None:
     elif replica.status != RUNNING:
         mark_ready(state, r)
     elif replica.queue == slot or state.settings[0].queue_order != ORDER_FCFS:
-        asked = state.settings[0].ask_batches == 1  # also while nobody is known who could join
+        asked = state.settings[0].ask_batches == ASK_MEMBERS  # also while nobody is known who could join
         cut_run(state, r, NONE if asked else slot)
 
 

@@ -13,6 +13,7 @@ from pecgym.engine import state as layout
 from pecgym.engine.arrivals import first_user_requests
 from pecgym.engine.cluster import run
 from pecgym.engine.compiled import compile_cached
+from pecgym.engine.planned_batches import plan_batch
 from pecgym.engine.reference import STATE, function_reader, state_at
 from pecgym.engine.roles import classify
 from pecgym.errors import SpecError
@@ -55,6 +56,10 @@ def _answer_at(address: int, function: int, slot: int) -> int:  # pragma: no cov
     return _policy_at(function)(state_at(address), slot)
 
 
+def _plan_at(address: int, evicted: Any, members: Any, tokens: Any) -> int:  # pragma: no cover - compiled
+    return plan_batch(state_at(address), evicted, members, tokens)
+
+
 def _set_class_at(address: int, r: int) -> None:  # pragma: no cover - compiled
     classify(state_at(address), r)
 
@@ -71,6 +76,12 @@ def compiled_run() -> Any:
 @cache
 def compiled_answer() -> Any:
     return compile_cached(_answer_at, types.int64(types.int64, types.int64, types.int64))
+
+
+@cache
+def compiled_plan() -> Any:
+    ints = types.int64[::1]
+    return compile_cached(_plan_at, types.int64(types.int64, ints, ints, ints))
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 
 from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.memory import growth_blocks, is_seen, steps_before_overflow
-from pecgym.engine.state import HORIZON_PS, NONE, RUNNING, State
+from pecgym.engine.state import BY_PLAN, HORIZON_PS, NONE, RUNNING, State
 from pecgym.engine.tournament import update_key
 
 
@@ -78,10 +78,15 @@ def batch_ps(state: State, r: int, long_decodes: int) -> int:
     prefills = 0
     past = 0
     pairs = 0
+    decodes = long_decodes
+    context = 0
     for i in range(replica.n_prefills):
         request = state.requests[state.prefills[r, i]]
         chunk = request.chunk_tokens
-        if chunk > 0:
+        if chunk > 0 and request.decoding == BY_PLAN:
+            decodes += 1
+            context += request.computed_tokens
+        elif chunk > 0:
             tokens += chunk
             prefills += 1
             past += request.computed_tokens
@@ -90,13 +95,12 @@ def batch_ps(state: State, r: int, long_decodes: int) -> int:
     if prefills > 0:
         time += costs.prefill_base_ps + prefills * costs.prefill_seq_ps + past * costs.prefill_kv_ps
         time += (pairs * costs.attention_ps_per_1024_pairs) >> 10
-    decodes = long_decodes
     if replica.with_decodes == 1:
         decodes += replica.n_decodes
-        time += replica.kv_tokens * costs.decode_kv_ps
+        context += replica.kv_tokens
     if decodes > 0:
         tokens += decodes
-        time += costs.decode_base_ps + decodes * costs.decode_seq_ps
+        time += costs.decode_base_ps + decodes * costs.decode_seq_ps + context * costs.decode_kv_ps
     replica.with_prefills = prefills > 0
     return time + token_term_ps(state, tokens)
 

@@ -42,7 +42,7 @@ def resident(state: State, r: int, i: int) -> int:
 @rule
 def steps_since_join(replica: Any, request: Any) -> int:
     """Tokens that a resident has decoded, up to the replica's last boundary, beyond what its counters say."""
-    if request.decoding == 0:
+    if request.decoding != 1:
         return 0
     return replica.decode_steps - request.join_step
 

@@ -90,6 +90,18 @@ def queue_take(requests: Any, root: int, k: int) -> tuple[int, int]:
     return taken, _put_back(requests, root, requests[taken].sibling)
 
 
+@separate_rule
+def queue_remove(requests: Any, root: int, slot: int) -> int:
+    """Takes the request `slot`, which is in the queue, out of it; returns the queue's new root."""
+    taken = NONE
+    while root != slot:
+        rest = queue_pop(requests, root)
+        requests[root].sibling = taken
+        taken = root
+        root = rest
+    return _put_back(requests, queue_pop(requests, root), taken)
+
+
 @rule
 def queue_first(requests: Any, root: int, out: Any, n: int) -> tuple[int, int]:
     """Writes the slots of the first n of a queue, or of all, into `out`; returns how many, and the queue's new root."""

@@ -257,7 +257,7 @@ def evict(state: State, r: int, i: int) -> None:
         replica.swapped_tokens += request.computed_tokens
     else:
         request.recomputed_tokens += request.computed_tokens
-        if is_decode:
+        if request.decoding != 0:
             request.prompt_tokens = request.input_tokens + request.emitted_tokens
             replica.queued_tokens += request.prompt_tokens
         else:

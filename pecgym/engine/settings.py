@@ -13,6 +13,7 @@ from typing import Any
 
 from pecgym.costs import Profile
 from pecgym.engine import state as layout
+from pecgym.engine.variants import HOW_TO_NAME, variant_names, variant_of
 from pecgym.errors import SpecError
 from pecgym.strict import check_types, find_yaml, load_strict, packaged_names
 from pecgym.units import HORIZON_S, PS_PER_S, PS_PER_US, seconds_to_ps
@@ -237,13 +238,21 @@ class EngineSettings:
 
 
 def engine_names() -> list[str]:
-    """The presets that ship with the package."""
-    return packaged_names(_PRESETS)
+    """The presets that ship with the package, and the names derived from them (pecgym.engine.variants)."""
+    return sorted(packaged_names(_PRESETS) + variant_names())
 
 
 def load_engine(name_or_path: str | Path, **changes: Any) -> EngineSettings:
-    """The preset of that name, or the settings in a YAML file, with `changes` on top. Unknown keys raise SpecError."""
-    path = find_yaml(_PRESETS, name_or_path, SpecError)
+    """The preset of that name ("vllm", "sarathi_hist_srf"), or the settings in a YAML file, with `changes` on top.
+
+    Raises SpecError for a name that does not exist, suffixes that mean nothing together, and unknown keys.
+    """
+    name = str(name_or_path)
+    variant = None if name in packaged_names(_PRESETS) else variant_of(name)
+    if variant is not None:
+        base, of_name = variant
+        return load_engine(base, **{"name": name, **of_name, **changes})
+    path = find_yaml(_PRESETS, name_or_path, SpecError, HOW_TO_NAME)
     settings = load_strict(EngineSettings, path, SpecError)
     if settings.name == "custom":
         settings = replace(settings, name=path.stem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,21 @@ from pecgym.engine.entry import (
     compile_policy,
     compiled_answer,
     compiled_classify,
+    compiled_plan,
     compiled_run,
     compiled_users,
 )
 from pecgym.engine.long_rules import LongRules, Topology
+from pecgym.engine.planned_batches import (
+    FINE,
+    MIXED,
+    NO_SLOT,
+    NOT_HERE,
+    NOT_RESIDENT,
+    OUT_OF_MEMORY,
+    TOO_MANY_TOKENS,
+    WRONG_TOKENS,
+)
 from pecgym.engine.reference import address_of, reference_to, table_of
 from pecgym.engine.settings import EngineSettings
 from pecgym.engine.workload_checks import check_batches_can_be_asked, check_sizes
@@ -40,6 +51,16 @@ _KINDS = {
     layout.SET_POOL: "pool",
     layout.JOIN_BATCH: "join",
     layout.EVICT_ONE: "evict",
+    layout.PLAN_BATCH: "batch",
+}
+_WRONG_PLANS = {
+    NOT_RESIDENT: "it evicts a request that holds no memory",
+    NOT_HERE: "it names a request twice, or one that is elsewhere",
+    NO_SLOT: "it has more residents than engine.max_batch_requests",
+    WRONG_TOKENS: "it has no tokens, or a request gets others than it lacks (in parts only with engine.chunk_tokens)",
+    TOO_MANY_TOKENS: "it has more new tokens than engine.max_batch_tokens",
+    MIXED: "it mixes prompts and decodes, which engine.mixing=false does not",
+    OUT_OF_MEMORY: "its residents hold more KV memory than there is",
 }
 _TOKEN_TABLE = 16384
 _MOST_SLOTS = 4096  # that a restart allocates ahead
@@ -65,13 +86,13 @@ _OF_THIS_PROCESS = ("_table", "_compiled", "_policy", "_run")
 class Decision:
     """What must be chosen now: "place" the first short, "start" the first long, or the number of decode replicas
     ("pool"; slot, row and input_tokens are then -1, -1 and 0); with `ask_batches` who is to "join" a batch, or whom to
-    "evict" for it (pecgym.engine.batch_decisions).
+    "evict" for it (pecgym.engine.batch_decisions); with `plan_batches` the whole "batch" (`Simulator.apply_batch`).
 
     Attributes:
-        kind: "place", "start", "pool", "join" or "evict".
+        kind: "place", "start", "pool", "join", "evict" or "batch".
         now_s: time of the decision, seconds.
         slot: row of the request in `state.requests`; of a batch: that of the first who waits, or of the victim by the
-            engine's rule.
+            engine's rule, NONE if nobody waits.
         row: number of the request in its workload.
         input_tokens: its prompt.
         state: the simulator's state (pecgym.engine.state), to read and not to write; only until the decision is
@@ -120,12 +141,14 @@ class Simulator:
         tail_s: float | None = None,
         slo_ttft_s: float | None = None,
         ask_batches: bool = False,
+        plan_batches: bool = False,
     ) -> None:
         """`choose`, `start`, `pool`: the policy's functions, to be compiled; None: decisions come back to the caller.
         load, global_order, rules: as in pecgym.policies.Policy. topology: None: one node and free links. group_costs:
         needed for longs. policy_stream: the policy's own random numbers. record: whether the timeline is kept. tail_s,
         slo_ttft_s: targets of shorts' wait and TTFT, by which `state.sums` counts (integrals.py). ask_batches:
-        who joins a batch and who is evicted are decisions too, which come back to the caller (batch_decisions.py)."""
+        who joins a batch and who is evicted are decisions too, which come back to the caller (batch_decisions.py).
+        plan_batches: whole batches are (planned_batches.py)."""
         if n_replicas < 1:
             raise EngineError(f"a cluster needs at least 1 replica, got {n_replicas}")
         for key, value, values in (("load", load, LOADS), ("global_order", global_order, GLOBAL_ORDERS)):
@@ -138,19 +161,22 @@ class Simulator:
         self.rules = rules = rules or LongRules()
         topology = topology or Topology(n_replicas)
         self.max_degree = group_costs.max_degree if group_costs is not None else 0
+        # a resident that stands idle in a planned batch takes none of its tokens
+        slots = min(settings.max_batch_requests if plan_batches else settings.slots, settings.kv_capacity_tokens)
         state = layout.allocate(
             n_replicas,
-            min(settings.slots, settings.kv_capacity_tokens),
+            slots,
             settings.block_tokens,
             replicas_per_node=topology.replicas_per_node,
         )
         settings.write(state.settings[0], profile)
+        state.settings[0].slots = slots
         rules.write(state.settings[0], topology, profile)
         if rules.decode_replicas and settings.batching == "static":
             raise EngineError("static batches are not disaggregated: use another engine, or long.decode_replicas=0")
-        if ask_batches:
+        if ask_batches or plan_batches:
             check_batches_can_be_asked(settings, rules)
-        state.settings[0].ask_batches = ask_batches
+        state.settings[0].ask_batches = layout.ASK_WHOLE if plan_batches else layout.ASK_MEMBERS * ask_batches
         state.settings[0].record = record
         state.settings[0].watch = tail_s is not None or slo_ttft_s is not None
         state.settings[0].tail_ps = seconds_to_ps(HORIZON_S if tail_s is None else tail_s)
@@ -336,6 +362,8 @@ class Simulator:
         if kind == "pool":
             return Decision(kind, self.now_s, layout.NONE, layout.NONE, 0, self.state)
         slot = int({"place": cluster.queue, "start": cluster.longs}.get(kind, cluster.asked_slot))
+        if slot == layout.NONE:
+            return Decision(kind, self.now_s, slot, layout.NONE, 0, self.state)
         request = self.state.requests[slot]
         return Decision(kind, self.now_s, slot, int(request.row), int(request.input_tokens), self.state)
 
@@ -350,6 +378,8 @@ class Simulator:
         except TypeError:
             raise EngineError(f"the answer must be a replica's index or WAIT ({layout.WAIT}), got {action!r}") from None
         kind = _KINDS[int(self.state.cluster[0].asked)]
+        if kind == "batch":
+            raise EngineError("a whole batch is due: answer with apply_batch(tokens, evicted)")
         last = len(self.state.replicas) - 1
         replica = action & ((1 << INDEX_BITS) - 1)
         on_replica = kind in ("place", "start")
@@ -363,6 +393,21 @@ class Simulator:
             }[kind]
             raise EngineError(f"action {action}: give {wanted}, or WAIT ({layout.WAIT})")
         self.state.cluster[0].action = action
+        self._decision_due = False
+
+    def apply_batch(self, tokens: Mapping[int, int], evicted: Iterable[int] = ()) -> None:
+        """Answers the decision "batch" (`plan_batches`): the new tokens of each member, and who is evicted before, by
+        their rows in the workload. Raises EngineError for a plan that breaks a limit; then the run is at its end."""
+        if not self._decision_due or _KINDS[int(self.state.cluster[0].asked)] != "batch":
+            raise EngineError("no batch is due: call next_decision() first, of a simulator with plan_batches=True")
+        evicted = tuple(evicted)
+        slots = {int(self.state.requests[slot].row): slot for slot in self._live_slots()}
+        wrong = NOT_HERE
+        if {*tokens, *evicted} <= slots.keys():
+            plan = ([slots[row] for row in evicted], [slots[row] for row in tokens], list(tokens.values()))
+            wrong = compiled_plan()(self.reference, *(np.array(part, np.int64) for part in plan))
+        if wrong != FINE:
+            raise EngineError(f"the batch planned at {self.now_s:.6f} s cannot be done: {_WRONG_PLANS[int(wrong)]}")
         self._decision_due = False
 
     @property
@@ -396,12 +441,15 @@ class Simulator:
 
     def unfinished(self) -> Any:
         """REQUEST[n]: the requests that are in the system, in order of arrival."""
-        cluster = self.state.cluster[0]
-        live = np.ones(len(self.state.requests), bool)
+        return self.state.requests[self._live_slots()]
+
+    def _live_slots(self) -> Any:
+        """int64[n]: where they are in `state.requests`."""
+        cluster, requests = self.state.cluster[0], self.state.requests
+        live = np.ones(len(requests), bool)
         live[self.state.free_slots[: cluster.n_free]] = False
-        requests = self.state.requests[live]
-        requests = requests[requests.arrival_ps <= cluster.now_ps]
-        return requests[np.argsort(requests.row)]
+        slots = np.flatnonzero(live & (requests.arrival_ps <= cluster.now_ps))
+        return slots[np.argsort(requests.row[slots])]
 
     def busy_ps(self) -> Any:
         """int64[R]: time that each replica has spent in iterations, up to now."""
@@ -413,6 +461,10 @@ class Simulator:
 
     def _work_ps(self) -> Any:
         return np.array([work_until_now(self.state, r) for r in range(len(self.state.replicas))], np.int64)
+
+    def iterations(self) -> int:
+        """Iterations of all replicas that have ended; one of a group counts on each of its members."""
+        return int(self.state.replicas.iterations.sum())
 
     def timeline(self) -> Any:
         """SLICE[n]: what each replica did, in order of the ends; what runs at this moment is not in it. Empty unless

@@ -23,7 +23,10 @@ ASK = -2
 DONE, DECISION, NEED_ROWS, NEED_SPACE, PAUSED, BAD_ACTION, TOO_LATE = range(7)
 
 # Which decision is due.
-PLACE_SHORT, START_LONG, SET_POOL, JOIN_BATCH, EVICT_ONE = range(5)
+PLACE_SHORT, START_LONG, SET_POOL, JOIN_BATCH, EVICT_ONE, PLAN_BATCH = range(6)
+
+# What is asked outside about batches: nothing, who joins and who is evicted, or all of it (planned_batches.py).
+ASK_NOTHING, ASK_MEMBERS, ASK_WHOLE = range(3)
 
 # Where the kernel is inside one point in time.
 PHASE_NEXT, PHASE_END, PHASE_ARRIVE, PHASE_POOL, PHASE_DISPATCH, PHASE_START = range(6)
@@ -47,6 +50,7 @@ GROUP_GATHERING, PREFILL, PREFILL_STALLED, PREFILL_SUSPENDED, DECODE, DECODE_STA
 # What a slice of the timeline shows (pecgym.analysis.timeline).
 SLICE_PREFILL, SLICE_DECODE, SLICE_MIXED, SLICE_LONG_PREFILL, SLICE_LONG_DECODE, SLICE_COLOCATED = range(6)
 
+BY_PLAN = 2  # how a request decodes that is not among the decodes
 SWAPPED, PUSHED = 1, 2  # why the KV of a waiting request is in host memory
 
 CONTINUOUS, STATIC = range(2)
@@ -93,7 +97,7 @@ REQUEST = _layout(
     "join_step",  # the replica's decode step at which it joined the decodes
     "leave_tokens",  # number of emitted tokens at which it leaves the batch
     "chunk_tokens",  # prefill tokens in the iteration under way
-    "decoding",  # 1 once its prompt is computed
+    "decoding",  # 1 once its prompt is computed; BY_PLAN in batches from outside, where it stays among the prompts
     "swapped",  # SWAPPED or PUSHED while its KV waits in host memory, else 0
     "reserved_tokens",  # KV tokens that admission set aside
     "waiting_blocks",  # the blocks counted for it while it waits at the replica
@@ -258,7 +262,7 @@ SETTINGS = _layout(
     "knot_tokens",  # distance of the knots of the prefill table
     "long_class",  # of the replicas that serve longs: OPEN or RESERVED
     "record",  # 1: the timeline is kept
-    "ask_batches",  # 1: who joins a batch and who is evicted are decisions from outside
+    "ask_batches",  # what about batches is decided outside
     "watch",  # 1: shorts are compared with the next two targets
     "tail_ps",  # of the wait
     "slo_ps",  # of the first token

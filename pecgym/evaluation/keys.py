@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from dataclasses import asdict
 from functools import cache
@@ -21,9 +22,21 @@ from pecgym.policies.parameters import split_name
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _READS_RESULTS = (
-    *("analysis/comparison.py", "analysis/perfetto.py", "analysis/report/", "analysis/tables.py"),
+    *(
+        "analysis/comparison.py",
+        "analysis/distance.py",
+        "analysis/perfetto.py",
+        "analysis/report/",
+        "analysis/tables.py",
+    ),
     *("evaluation/paper/", "evaluation/room.py"),
+    *("evaluation/infermax/figures.py", "evaluation/infermax/page", "evaluation/infermax/prose.yaml"),
 )
+
+
+def digest_of(identity: list[Any]) -> str:
+    """A hash of what decides a result."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def workload_identity(experiment: Experiment, seed: int) -> list[Any]:
@@ -31,7 +44,7 @@ def workload_identity(experiment: Experiment, seed: int) -> list[Any]:
     file = experiment.workload.file()
     stat = file.stat() if file is not None else None
     return [
-        _package_hash(),
+        package_hash(),
         _resolved(experiment.model, experiment.cluster, experiment.tp, experiment.profile),
         _resolved_engine(tuple(asdict(experiment.engine).items())),
         [asdict(experiment.workload), asdict(experiment.scenario), seed],
@@ -40,7 +53,7 @@ def workload_identity(experiment: Experiment, seed: int) -> list[Any]:
 
 
 @cache
-def _package_hash() -> str:
+def package_hash() -> str:
     """A hash of everything in the package that can change a result: code, profiles, specifications, tables."""
     digest = hashlib.sha256(f"{numba.__version__} {np.__version__}".encode())
     for path in sorted(p for p in _PACKAGE.rglob("*") if p.suffix in (".py", ".yaml", ".json")):

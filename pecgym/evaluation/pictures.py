@@ -21,6 +21,7 @@ def write_pictures(
     keep_requests: bool,
     timelines: Sequence[Path],
     comparison: dict[str, Any] | None,
+    bounds: Sequence[dict[str, Any]],
     report: bool,
     trace: str | None,
     command: str | None,
@@ -29,7 +30,7 @@ def write_pictures(
     files: list[Path] = []
     if report:
         requests = out / "requests.parquet" if keep_requests else None
-        options = {"comparison": comparison, "command": command}
+        options = {"comparison": comparison, "bounds": bounds, "command": command}
         report_of(rows, out / "report.html", requests=requests, timelines=timelines, **options)
         files.append(out / "report.html")
     if trace is not None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -19,7 +17,7 @@ from pecgym.cluster import Cluster
 from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
 from pecgym.costs import load_model
 from pecgym.errors import SpecError
-from pecgym.evaluation.keys import policy_source, workload_identity
+from pecgym.evaluation.keys import digest_of, policy_source, workload_identity
 from pecgym.evaluation.windows import Cut
 from pecgym.experiment import Experiment
 from pecgym.policies import Policy, load_policy
@@ -140,6 +138,26 @@ class EvaluationPlan:
             self.model, self.cluster, self.engine, workload, self.scenario, self.long, self.profile, self.tp
         )
 
+    def part(self, workload: WorkloadConfig, seed: int, window: int | None) -> Part:
+        """What arrives in a window of a workload under a seed; None: in all of it."""
+        experiment = self.experiment(workload)
+        trace, scale = _arrivals(_Source(digest_of(workload_identity(experiment, seed)), experiment, seed))
+        if window is None:
+            return Part(experiment, trace, scale, None)
+        trace, first_request = self.cut().part(trace, seed, window)
+        return Part(experiment, trace, scale, first_request)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What arrives in a run. scale: the factor on the workload's own rate. first_request: the row of the workload at
+    which a window begins; None: it is all of it."""
+
+    experiment: Experiment
+    trace: Trace
+    scale: float
+    first_request: int | None
+
 
 @dataclass(frozen=True)
 class Job:
@@ -173,12 +191,9 @@ class Job:
 
     def _make(self, record: bool) -> tuple[Cluster, int | None]:
         """The cluster, and the row of the workload at which its window begins."""
-        experiment = self.plan.experiment(self.workload)
-        trace, scale = _arrivals(_Source(_digest(workload_identity(experiment, self.seed)), experiment, self.seed))
-        first_request = None
-        if self.window is not None:
-            trace, first_request = self.plan.cut().part(trace, self.seed, self.window)
-        return experiment.with_trace(self.policy, trace, self.seed, scale, record), first_request
+        part = self.plan.part(self.workload, self.seed, self.window)
+        cluster = part.experiment.with_trace(self.policy, part.trace, self.seed, part.scale, record)
+        return cluster, part.first_request
 
     def key(self) -> str:
         """A name for its files that changes with whatever may change its result: settings, files, the code.
@@ -194,11 +209,7 @@ class Job:
             [plan.split, self.window, requests],
         ]
         window = "" if self.window is None else f"-window{self.window}"
-        return f"{re.sub('[^A-Za-z0-9_-]', '.', self.policy)}-seed{self.seed}{window}-{_digest(identity)[:12]}"
-
-
-def _digest(identity: list[Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        return f"{re.sub('[^A-Za-z0-9_-]', '.', self.policy)}-seed{self.seed}{window}-{digest_of(identity)[:12]}"
 
 
 @dataclass(frozen=True)

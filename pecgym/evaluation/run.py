@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from types import TracebackType
@@ -22,23 +22,30 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from pecgym.analysis.distance import distances, with_bounds
 from pecgym.engine.entry import warm_up
 from pecgym.envs.driver import warm_up_agents
 from pecgym.errors import EngineError, PecGymError, SpecError
+from pecgym.evaluation.bounds import BoundJob, bound_jobs
 from pecgym.evaluation.pictures import write_pictures
 from pecgym.evaluation.plan import EvaluationPlan, Job
 from pecgym.policies.agents import is_agent_name
 
-OUTPUTS = ("summary.json", "comparison.json", "table.csv", "requests.parquet", "report.html")
+OUTPUTS = (
+    *("summary.json", "bound.json", "distances.csv", "comparison.json", "table.csv"),
+    *("requests.parquet", "report.html"),
+)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation gave, and the files that it wrote. comparison: None where there was nothing to pair."""
+    """What an evaluation gave, and the files that it wrote. comparison: None where there was nothing to pair. bounds:
+    what no policy can beat, a row for each workload, seed and window; none if it was not asked for."""
 
     rows: list[dict[str, Any]]
     files: list[Path]
     comparison: dict[str, Any] | None = None
+    bounds: list[dict[str, Any]] = field(default_factory=list)
 
     def where(self) -> str:
         """One line that says which files there are."""
@@ -52,14 +59,16 @@ class Keep:
     requests: bool = True
     timelines: bool = False
 
-    def files(self, runs: Path, job: Job) -> list[Path]:
-        """The files of a run."""
+    def files(self, runs: Path, job: Job | BoundJob) -> list[Path]:
+        """The files of a run; of bounds a row only."""
         key = job.key()
         kept = [runs / f"{key}.json"]
+        if isinstance(job, BoundJob):
+            return kept
         kept += [runs / f"{key}.parquet"] if self.requests else []
         return kept + ([runs / f"{key}.timeline.parquet"] if self.timelines else [])
 
-    def is_done(self, runs: Path, job: Job) -> bool:
+    def is_done(self, runs: Path, job: Job | BoundJob) -> bool:
         """Whether all of them are there."""
         return all(path.exists() for path in self.files(runs, job))
 
@@ -75,9 +84,11 @@ def evaluate(
     report: bool = False,
     trace: str | None = None,
     command: str | None = None,
+    bound: bool = True,
 ) -> Evaluation:
     """Runs a plan and writes `summary.json`, `table.csv` and `requests.parquet` into `out`, and, of several policies on
-    at least two runs, `comparison.json`.
+    at least two runs, `comparison.json`. bound: whether to find what no policy can beat, and how far every run is from
+    it (`bound.json`, `distances.csv`).
 
     Each run is kept in `out/runs` as it ends; a run that is there already is not done again unless `fresh`. workers:
     processes, None: one per core. keep_requests: whether to write every request (a row each). record: whether to keep
@@ -90,27 +101,30 @@ def evaluate(
     """
     choices = plan.check()
     jobs = plan.jobs()
+    of_bounds = bound_jobs(plan) if bound else []
     runs = out / "runs"
     keep = Keep(keep_requests, record)
-    runner = Runner(runs, keep, workers=workers, total=len(jobs), fresh=fresh)
+    runner = Runner(runs, keep, workers=workers, total=len(jobs) + len(of_bounds), fresh=fresh)
     for name in OUTPUTS:
         (out / name).unlink(missing_ok=True)
     files: list[Path] = []
     rows: list[dict[str, Any]] = []
+    bounds: list[dict[str, Any]] = []
     try:
-        if todo := runner.todo(jobs):
+        if runner.todo(jobs):
             warm_up(choices)
-            if any(is_agent_name(job.policy) for job in todo):
+            if any(is_agent_name(job.policy) for job in jobs if not keep.is_done(runs, job)):
                 warm_up_agents()
         with runner:
-            runner.run(jobs)
+            runner.run([*jobs, *of_bounds])
     finally:
         kept = [job for job in jobs if keep.is_done(runs, job)]
         rows = [read_row(runs, job) for job in kept]
+        bounds = [read_row(runs, job) for job in of_bounds if keep.is_done(runs, job)]
         if len(kept) < len(jobs):
             Console(stderr=True).print(f"{len(kept)} of {len(jobs)} runs are done and in the summary", highlight=False)
         if rows:
-            files += write_summary(rows, out)
+            files += write_summary(rows, out, bounds)
             if keep_requests:
                 _join_requests([runs / f"{job.key()}.parquet" for job in kept], out / "requests.parquet")
                 files.append(out / "requests.parquet")
@@ -127,18 +141,22 @@ def evaluate(
         keep_requests=keep_requests,
         timelines=timelines,
         comparison=comparison,
+        bounds=bounds,
         report=report,
         trace=trace,
         command=command,
     )
-    return Evaluation(rows, files, comparison)
+    return Evaluation(rows, files, comparison, bounds)
 
 
-def run_job(job: Job, runs: Path, keep: Keep, key: str) -> None:
+def run_job(job: Job | BoundJob, runs: Path, keep: Keep, key: str) -> None:
     """Does one run and leaves its files in `runs` under its key; a run that was interrupted leaves none.
 
     Raises PecGymError, also for an exception in a user's policy, which it names with the place.
     """
+    if isinstance(job, BoundJob):
+        _write_row(job.row(), runs, key)
+        return
     try:
         log = job.run(keep.timelines)
     except PecGymError:
@@ -157,11 +175,15 @@ def run_job(job: Job, runs: Path, keep: Keep, key: str) -> None:
     if keep.requests:
         with _replacing(runs / f"{key}.parquet") as path:
             log.write_parquet(path, **labels)
+    _write_row(row, runs, key)
+
+
+def _write_row(row: dict[str, Any], runs: Path, key: str) -> None:
     with _replacing(runs / f"{key}.json") as path:
         path.write_text(json.dumps(row, indent=1))
 
 
-def read_row(runs: Path, job: Job) -> dict[str, Any]:
+def read_row(runs: Path, job: Job | BoundJob) -> dict[str, Any]:
     """The metrics of a run that was done."""
     row: dict[str, Any] = json.loads((runs / f"{job.key()}.json").read_text())
     return row
@@ -204,11 +226,11 @@ class Runner:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def todo(self, jobs: Sequence[Job]) -> list[Job]:
+    def todo(self, jobs: Sequence[Job | BoundJob]) -> list[Job | BoundJob]:
         """Those that are not there yet."""
         return [job for job in jobs if self.fresh or not self.keep.is_done(self.runs, job)]
 
-    def run(self, jobs: Sequence[Job]) -> None:
+    def run(self, jobs: Sequence[Job | BoundJob]) -> None:
         """Does the jobs that are not there yet. Raises PecGymError for a run that cannot be done."""
         todo = self.todo(jobs)
         self._progress.advance(self._task, len(jobs) - len(todo))
@@ -219,7 +241,7 @@ class Runner:
             return
         if self._pool is None:
             context = get_context("spawn")
-            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=_end_with_parent)
+            self._pool = ProcessPoolExecutor(self._workers, mp_context=context, initializer=end_with_parent)
         futures = [self._pool.submit(run_job, job, self.runs, self.keep, job.key()) for job in todo]
         try:
             for future in as_completed(futures):
@@ -237,7 +259,7 @@ class Runner:
         return [read_row(self.runs, job) for job in jobs]
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A worker does not outlive the evaluation, even one that was killed."""
     parent = parent_process()
 
@@ -249,15 +271,24 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def write_summary(rows: list[dict[str, Any]], out: Path) -> list[Path]:
-    """Writes `summary.json` and `table.csv` with a row per run; returns their paths."""
-    with _replacing(out / "summary.json") as path:
-        path.write_text(json.dumps(rows, indent=1))
-    with _replacing(out / "table.csv") as path, path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [key for key in rows[0] if key != "notes"], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(rows)
-    return [out / "summary.json", out / "table.csv"]
+def write_summary(rows: list[dict[str, Any]], out: Path, bounds: Sequence[dict[str, Any]] = ()) -> list[Path]:
+    """Writes `summary.json` and `table.csv` with a row per run; with bounds also `bound.json`, their rows at the end of
+    `table.csv`, and every run's distance to its bounds, `distances.csv`. Returns the paths."""
+    with_all = with_bounds(rows, bounds)
+    tables = {"table.csv": with_all}
+    lists = {"summary.json": rows}
+    if bounds:
+        lists["bound.json"] = with_all[len(rows) :]
+        tables["distances.csv"] = distances(rows, bounds)
+    for name, content in lists.items():
+        with _replacing(out / name) as path:
+            path.write_text(json.dumps(content, indent=1))
+    for name, content in tables.items():
+        with _replacing(out / name) as path, path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [key for key in content[0] if key != "notes"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(content)
+    return [out / name for name in (*lists, *tables)]
 
 
 def _join_requests(parts: list[Path], target: Path) -> None:

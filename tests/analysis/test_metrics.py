@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -72,6 +74,16 @@ def test_idle_rate_energy_and_money_count_every_gpu_until_the_makespan() -> None
     assert row["energy_kwh"] == pytest.approx(joules / 3.6e6)
     assert row["energy_per_request_j"] * row["n_finished"] == pytest.approx(joules)
     assert row["energy_per_output_token_j"] * 44 == pytest.approx(joules)
+
+
+def test_the_mean_batch_size_is_of_runs_of_shorts_that_ended() -> None:
+    counted = replace(FACTS, iterations=20)
+    shorts = make_log([(0.0, 0.0, 1.0, 2.0, 10.0), (1.0, 1.0, 4.0, 6.0, 8.0)], [5, 25], [False, False])
+    assert shorts.metrics()["mean_batch_size"] is None
+    assert replace(shorts, facts=counted).metrics()["mean_batch_size"] == pytest.approx(30 / 20)
+    assert replace(FINISHED, facts=counted).metrics()["mean_batch_size"] is None
+    unfinished = make_log([(0.0, 0.0, 1.0, 2.0, None)], [9], [False])
+    assert replace(unfinished, facts=counted).metrics()["mean_batch_size"] is None
 
 
 def test_row_separates_shorts_and_longs() -> None:

@@ -32,6 +32,7 @@ class Case:
     topology: Topology | None = None
     group_costs: GroupCosts | None = None
     ask_batches: bool = False
+    plan_batches: bool = False
 
     def fast(self, record: bool = False) -> Simulator:
         policy = load_policy(self.policy)
@@ -49,6 +50,7 @@ class Case:
             group_costs=self.group_costs,
             record=record,
             ask_batches=self.ask_batches,
+            plan_batches=self.plan_batches,
         )
         simulator.state.cluster[0].random_state = self.random_state
         if isinstance(self.workload, ClosedLoop):
@@ -57,7 +59,7 @@ class Case:
             simulator.load_trace(self.workload)
         return simulator
 
-    def naive(self, join: Any = None, victim: Any = None) -> NaiveCluster:
+    def naive(self, join: Any = None, victim: Any = None, plan: Any = None) -> NaiveCluster:
         policy = load_policy(self.policy)
         cluster = NaiveCluster(
             self.n_replicas,
@@ -71,6 +73,7 @@ class Case:
             pool=POOLS.get(self.policy),
             join=join,
             victim=victim,
+            plan=plan,
             rules=self.rules,
             topology=self.topology,
             group_costs=self.group_costs,

@@ -74,9 +74,59 @@ def test_writes_a_table_a_summary_and_every_request(tmp_path: Path) -> None:
     assert not set(KEYS) - set(rows[0])
     with (tmp_path / "table.csv").open() as file:
         table = list(csv.DictReader(file))
-    assert [float(r["jct_mean_s"]) for r in table] == [r["jct_mean_s"] for r in rows]
+    bounds = json.loads((tmp_path / "bound.json").read_text())
+    assert [(r["policy"], r["seed"]) for r in bounds] == [("bound", 0), ("bound", 1)]
+    assert [float(r["jct_mean_s"]) for r in table] == [r["jct_mean_s"] for r in [*rows, *bounds]]
     requests = pq.read_table(tmp_path / "requests.parquet")
     assert len(requests) == sum(r["n_requests"] for r in rows)
+
+
+def test_every_run_has_its_distance_to_the_bound_of_its_window(tmp_path: Path) -> None:
+    keys = ("workload.duration_s=120", "split=test", "windows=2", "window_requests=50", "scenario=paper")
+    arguments = ("policies=[fifo,pecsched]", *keys, "workers=1", "report=true", f"out={tmp_path}")
+    done = run_script(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "bound" in done.stdout
+    assert "distance to the bound" in done.stdout
+    rows, bounds = (json.loads((tmp_path / name).read_text()) for name in ("summary.json", "bound.json"))
+    assert [list(row) for row in bounds] == [list(rows[0])] * 2
+    with (tmp_path / "distances.csv").open() as file:
+        distances = list(csv.DictReader(file))
+    for row in rows:
+        bound = next(each for each in bounds if each["first_request"] == row["first_request"])
+        found = {
+            each["metric"]: each
+            for each in distances
+            if (each["policy"], int(each["window"])) == (row["policy"], row["window"])
+        }
+        assert {"makespan_s", "ttft_mean_s", "long_jct_p99_s", "throughput_tokens_per_s", "energy_kwh"} <= set(found)
+        for metric, each in found.items():
+            assert float(each["value"]) == row[metric]
+            assert float(each["ratio"]) == row[metric] / bound[metric]
+            assert float(each["ratio"]) <= 1 + 1e-9 if "throughput" in metric else float(each["ratio"]) >= 1 - 1e-9
+    page = (tmp_path / "report.html").read_text()
+    assert "Distance to the bound" in page
+    assert "<tfoot>" in page
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("bound-*.json")}
+    assert len(kept) == 2
+    assert run_script(*arguments).returncode == 0
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("bound-*.json")}
+    done = run_script(*arguments, "bound=false")
+    assert "bound" not in done.stdout
+    assert not (tmp_path / "bound.json").exists()
+    assert not (tmp_path / "distances.csv").exists()
+    assert "<tfoot>" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_derived_engine_preset_by_name(tmp_path: Path) -> None:
+    keys = ("policies=[fifo]", "workload.duration_s=30", "model=llama-3.1-8b", "cluster=a100_x1", f"out={tmp_path}")
+    done = run_script("engine=sarathi_hist_srf", *keys)
+    assert done.returncode == 0, done.stderr
+    assert "engine sarathi_hist_srf" in " ".join(done.stdout.split())
+    (row,) = json.loads((tmp_path / "summary.json").read_text())
+    assert row["engine"] == "sarathi_hist_srf"
+    assert row["mean_batch_size"] > 1
+    assert run_script("engine=vllm_srf_hist", *keys).returncode != 0
 
 
 def test_windows_are_compared(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,6 +35,7 @@ class Case:
         delays: by policy, the measures of curves.MEASURES in seconds, float64[requests of its class over all seeds],
             NaN where it has not happened; empty if no requests were given.
         timelines: by policy, that of one seed.
+        bounds: rows of what no policy can beat; empty if none were given.
     """
 
     workload: str
@@ -42,6 +43,7 @@ class Case:
     rows: list[Row]
     delays: dict[str, dict[str, Any]]
     timelines: dict[str, Timeline]
+    bounds: list[Row] = field(default_factory=list)
 
     @property
     def policies(self) -> list[str]:
@@ -58,7 +60,12 @@ class Case:
         return f"{self.workload}, {self.scenario}"
 
 
-def read_cases(given: Sequence[Row] | str | Path, requests: Requests | None, timelines: Timelines | None) -> list[Case]:
+def read_cases(
+    given: Sequence[Row] | str | Path,
+    requests: Requests | None,
+    timelines: Timelines | None,
+    bounds: Sequence[Row] = (),
+) -> list[Case]:
     """The cases of a report, in order of appearance.
 
     Raises PecGymError for no rows, for rows that do not share a model, cluster, engine and profile, and for requests or
@@ -89,6 +96,7 @@ def read_cases(given: Sequence[Row] | str | Path, requests: Requests | None, tim
             [row for row in rows if (row["workload"], row["scenario"]) == (workload, scenario)],
             {run[0]: values for run, values in delays.items() if run[1:] == (workload, scenario)},
             {run[0]: line for run, line in lines.items() if run[1:] == (workload, scenario)},
+            [row for row in bounds if (row["workload"], row["scenario"]) == (workload, scenario)],
         )
         for workload, scenario in cases
     ]

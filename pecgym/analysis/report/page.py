@@ -34,6 +34,7 @@ def write_report(
     targets: Sequence[Mapping[str, Any]] | None = None,
     timelines: Timelines | None = None,
     comparison: Mapping[str, Any] | None = None,
+    bounds: Sequence[Row] = (),
     command: str | None = None,
 ) -> None:
     """Writes the results of an evaluation as one HTML page that opens from disk and loads nothing from elsewhere.
@@ -47,11 +48,12 @@ def write_report(
         timelines: a folder of files written by `Timeline.save` with the labels policy, workload, scenario and seed (of
             several seeds the lowest is shown), or timelines by policy; None leaves them out.
         comparison: as in `comparison.json` (pecgym.analysis.comparison.compare); None leaves it out.
+        bounds: as in `bound.json` (pecgym.bounds.bound_row), what no policy can beat; none leaves them out.
         command: what to run to get these results again.
 
     Raises PecGymError for rows, requests and timelines that do not belong together.
     """
-    cases = read_cases(rows, requests, timelines)
+    cases = read_cases(rows, requests, timelines, bounds)
     template = Template(_asset("page.html"))
     page = template.substitute(
         title=escape(title),
@@ -120,12 +122,26 @@ def _case_html(number: int, case: Case) -> str:
             f'<p class="hint">{of_runs}Bold with a bar: best of its column. Choose a heading to sort.</p>'
             + tables.results_html(case),
         ),
+        *_distances(case),
         _section("tradeoff", "The trade-off", _tradeoff(case)),
         _section("distributions", "Distributions over requests", _distributions(case)),
         _section("timeline", "What every replica did", _timeline(case)),
     ]
     hidden = " hidden" if number else ""
     return f'<div class="case" data-case="{number}"{hidden}>{"".join(sections)}</div>'
+
+
+def _distances(case: Case) -> list[str]:
+    """How far the policies are from the bounds, where there are some."""
+    table = tables.distances_html(case)
+    if not table:
+        return []
+    hint = (
+        '<p class="hint">Value / bound: 1.000 is the bound, which no policy can beat; throughputs are at most 1. A '
+        "bound need not be within reach: how much of a distance can be gained is open. Runs that leave requests "
+        "unfinished have none.</p>"
+    )
+    return [_section("distances", "Distance to the bound", hint + table)]
 
 
 def _comparison(comparison: Mapping[str, Any]) -> str:

@@ -8,10 +8,11 @@ from statistics import median
 from typing import Any
 
 from pecgym.analysis.comparison import METRICS
+from pecgym.analysis.distance import BOUND, distance_rows, shown_distances
 from pecgym.analysis.metrics import __doc__ as metrics_doc
 from pecgym.analysis.report.curves import shares_of_time
 from pecgym.analysis.report.inputs import SAME_ON_A_PAGE, Case
-from pecgym.analysis.tables import has_windows, typical_of
+from pecgym.analysis.tables import has_windows, is_upper_bound, ratio_text, typical_of
 from pecgym.analysis.timeline import KIND_NAMES
 
 COLUMNS: tuple[tuple[str, str, str, int], ...] = (
@@ -72,8 +73,39 @@ def results_html(case: Case) -> str:
     return (
         '<div class="scroll"><table class="results sortable"><thead><tr>'
         '<th scope="col" aria-sort="none"><button type="button">policy</button></th>'
-        f"{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"{head}</tr></thead><tbody>{body}</tbody>{_bounds_html(case, columns)}</table></div>"
     )
+
+
+def _bounds_html(case: Case, columns: Sequence[tuple[str, str, str, int]]) -> str:
+    """What no policy can beat, below the policies; empty without bounds."""
+    if not case.bounds:
+        return ""
+    cells = ""
+    for _, unit, key, _ in columns:
+        value = typical_of([{key: row.get(key)} for row in case.bounds], key)
+        sign = "≤" if is_upper_bound(key) else "≥"
+        text = "–" if value is None else f"{sign}\u202f{_number(value * _SCALE.get(unit, 1.0))}"
+        cells += f'<td class="number">{text}</td>'
+    title = "no policy can beat these values"
+    return f'<tfoot><tr title="{title}"><th scope="row">{BOUND}</th>{cells}</tr></tfoot>'
+
+
+def distances_html(case: Case) -> str:
+    """The main metrics of every policy / the bounds; empty where no run has any."""
+    rows = distance_rows(case.rows, case.bounds)
+    columns = shown_distances(rows)
+    if not columns:
+        return ""
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading, _ in columns)
+    body = ""
+    for number, policy in enumerate(case.policies):
+        of_policy = [row for row in rows if row["policy"] == policy]
+        cells = "".join(f'<td class="number">{ratio_text(typical_of(of_policy, key))}</td>' for _, key in columns)
+        name = f'<i class="swatch" data-policy="{number}"></i>{escape(policy)}'
+        body += f'<tr><th scope="row">{name}</th>{cells}</tr>'
+    table = f'<table class="distances"><thead><tr><th scope="col">policy</th>{head}</tr></thead><tbody>{body}</tbody>'
+    return f'<div class="scroll">{table}</table></div>'
 
 
 def shares_html(case: Case) -> str:

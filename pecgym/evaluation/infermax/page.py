@@ -1,0 +1,127 @@
+"""The page of the study, as Markdown: numbers, and sentences that speak of them, come from the results."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pecgym.costs import load_profile
+from pecgym.evaluation.infermax import figures, swap
+from pecgym.evaluation.infermax.config import InfermaxConfig
+from pecgym.evaluation.infermax.figures import count
+from pecgym.evaluation.infermax.five_minutes import BUSY_TOKENS
+from pecgym.evaluation.infermax.page_offline import offline_section
+from pecgym.evaluation.infermax.page_online import online_section
+from pecgym.evaluation.infermax.page_text import say, table
+from pecgym.evaluation.infermax.study import Rows
+from pecgym.evaluation.paper.targets import plain
+
+OPTIMUM_HEADING = "## The optimum"
+PAPER_FIVE_MINUTES_S = (0.33, 130.0)
+
+
+def write_page(rows: Rows, config: InfermaxConfig, path: Path, pictures: Path, command: str) -> list[Path]:
+    """Writes the page and its pictures; returns their paths. What stands under "The optimum" is kept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures.mkdir(parents=True, exist_ok=True)
+    writers: dict[str, Callable[[Any, Path, str], str]] = {
+        "offline": offline_section,
+        "online": online_section,
+        "five_minutes": _five_minutes,
+        "swap": _swap,
+    }
+    limits = ", ".join(f"`{key}={value}`" for key, value in config.limits.items())
+    parts, files = [say("head", command=command, limits=limits)], [path]
+    for name, write in writers.items():
+        if rows.get(name):
+            picture = pictures / f"infermax-{name.replace('_', '-')}.png"
+            parts.append(write(rows[name], picture, Path(os.path.relpath(picture, path.parent)).as_posix()))
+            files.append(picture)
+    parts += [_kept_optimum(path), say("results")]
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return files
+
+
+def _kept_optimum(path: Path) -> str:
+    """The section on the optimum as the page has it, which another command writes."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if OPTIMUM_HEADING not in text:
+        return f"{OPTIMUM_HEADING}\n\n{say('optimum')}"
+    section = text.split(OPTIMUM_HEADING, 1)[1].split("\n## ", 1)[0]
+    return OPTIMUM_HEADING + "\n\n" + section.strip()
+
+
+def _five_minutes(rows: list[Any], picture: Path, link: str) -> str:
+    figures.write_five_minutes(picture, rows, PAPER_FIVE_MINUTES_S)
+    lines = []
+    for profile, capacity in dict.fromkeys((row["profile"], row["capacity_tokens"]) for row in rows):
+        found = [row for row in rows if (row["profile"], row["capacity_tokens"]) == (profile, capacity)]
+        keys = ("added_of_kv_s", "alone_of_kv_s", "added_of_memory_s", "alone_of_memory_s")
+        lines.append((f"`{profile}`", count(capacity), *(_span([row[key] for row in found]) for key in keys)))
+    least, most = (pick(row["added_of_kv_s"] for row in rows) for pick in (min, max))
+    contexts = [row["context_tokens"] for row in rows]
+    head = ("profile", "M", "added, share of KV", "alone, share of KV", "added, share of all memory")
+    return say(
+        "five_minutes",
+        link=link,
+        busy=f"{BUSY_TOKENS:,}",
+        contexts=f"{min(contexts):,} to {max(contexts):,}",
+        table=table((*head, "alone, share of all memory"), lines),
+        least=plain(least),
+        most=plain(most),
+        inside=sum(PAPER_FIVE_MINUTES_S[0] <= row["added_of_kv_s"] <= PAPER_FIVE_MINUTES_S[1] for row in rows),
+        all=len(rows),
+    )
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{plain(min(values))} to {plain(max(values))} s"
+
+
+def _swap(rows: list[Any], picture: Path, link: str) -> str:
+    ratios = swap.ratios(rows)
+    figures.write_swap(picture, ratios)
+    evicted = {
+        (row["profile"], row["what"], row["capacity_tokens"]): row["evictions"]
+        for row in rows
+        if row["engine"] == swap.RECOMPUTE
+    }
+    shown = [gb for gb in next(iter(ratios.values())) if gb in (1, 4, 16, 64) or math.isinf(gb)]
+    lines = []
+    for (profile, what, capacity), each in ratios.items():
+        evictions = evicted[profile, what, capacity]
+        even = _bandwidth(swap.break_even_gb_per_s(each)) if evictions else "no evictions"
+        cells = (f"{each[gb]:.2f}" for gb in shown)
+        lines.append((f"`{profile}`", what, count(capacity), f"{evictions:,.0f}", *cells, even))
+    columns = ("free" if math.isinf(gb) else f"{gb:g} GB/s" for gb in shown)
+    profiles = dict.fromkeys(row["profile"] for row in rows)
+    expected = [(f"`{name}`", *_expected(name)) for name in profiles]
+    return say(
+        "swap",
+        link=link,
+        table=table(("profile", "requests", "M", "evictions", *columns, "breaks even at"), lines),
+        expected=table(("profile", "KV bytes per token", "prefill per token", "breaks even at"), expected),
+    )
+
+
+def _expected(profile_name: str) -> tuple[str, str, str]:
+    """Both ways of a token through the link against one token of a prefill in an iteration that runs anyway."""
+    profile = load_profile(profile_name)
+    tokens = 1024
+    others = [(BUSY_TOKENS, 0)]
+    added_ps = profile.iteration_ps([*others, (tokens, 0)], []) - profile.iteration_ps(others, [])
+    gb_per_s = 2 * profile.kv_bytes_per_token * tokens / added_ps * 1000
+    return f"{profile.kv_bytes_per_token:,}", f"{added_ps / tokens / 1e6:.0f} us", f"{gb_per_s:.1f} GB/s"
+
+
+def _bandwidth(value: float | None) -> str:
+    if value is None:
+        return "more than one point"
+    if value == 0:
+        return "below all"
+    return "never" if math.isinf(value) else f"{value:.1f} GB/s"

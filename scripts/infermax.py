@@ -1,0 +1,61 @@
+"""INFERMAX's experiments, run again: docs/infermax.md and its pictures.
+
+    python scripts/infermax.py                                                   # all of them, minutes
+    python scripts/infermax.py experiments=[online] workload.path=my_trace.csv out=results/mine page=results/mine.md
+    python scripts/infermax.py quick=true out=results/quick page=results/quick.md figures=results    # seconds
+
+A run that was interrupted continues where it stopped when it is started again. Needs Matplotlib.
+"""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.text import Text
+
+from pecgym.configs import WorkloadConfig
+from pecgym.errors import PecGymError
+from pecgym.evaluation.infermax import InfermaxConfig, run
+
+store = ConfigStore.instance()
+store.store(group="schema", name="infermax", node=InfermaxConfig, package="_global_")
+store.store(group="schema", name="workload", node=WorkloadConfig)
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="infermax")
+def main(config: InfermaxConfig) -> None:
+    console = Console(stderr=True)
+    values: Any = OmegaConf.to_object(config)
+    command = shlex.join(["python", "scripts/infermax.py", *sys.argv[1:]])
+    try:
+        from pecgym.evaluation.infermax.page import write_page
+
+        files = write_page(run(values), values, Path(values.page), Path(values.figures), command)
+    except (PecGymError, OSError) as error:
+        console.print(Text.assemble(("error: ", "red"), str(error)), highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        console.print(f"error: {error}: pip install matplotlib (part of the extra 'calibrate')", soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("interrupted: what was done is kept; the same command continues")
+        sys.exit(130)
+    Console(soft_wrap=True).print(f"written: {', '.join(map(str, files))}", highlight=False, markup=False)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
+    main()
