@@ -112,14 +112,14 @@ def _check_folder(path: Path, asked: dict[str, Any]) -> None:
 def _table(found: dict[str, dict[str, Any]], title: str) -> Table:
     table = Table(title=Text(title))
     table.add_column("")
-    for heading in ("mean makespan, ms", "ratio to the best (IQM)", "95% interval"):
+    for heading in ("mean makespan, ms", "mean ratio to the best", "95% interval"):
         table.add_column(heading, justify="right")
     engines = [name for name in found if not name.startswith(NO_ENGINE)]
     for name, entry in found.items():
         if name in engines[3:] and not name.startswith(ALWAYS):
             continue
-        low_high = "" if entry.get("interval") is None else "{:.4f} to {:.4f}".format(*entry["interval"])
-        ratio = f"{entry['ratio']:.4f}" if "ratio" in entry else ""
+        low_high = "{:.3f} to {:.3f}".format(*entry["interval"]) if "interval" in entry else ""
+        ratio = f"{entry['ratio']:.3f}" if "ratio" in entry else ""
         table.add_row(Text(name), f"{entry['mean_ms']:.2f}", ratio, low_high)
     return table
 
