@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from agents.reach import Reach, best_reachable_s
+from pecgym import optimum
 from pecgym.costs import load_profile
 from pecgym.errors import SpecError
 
@@ -70,3 +71,16 @@ def test_no_sequence_of_actions_beats_it(seed: int) -> None:
 def test_a_search_that_is_too_large_says_so() -> None:
     with pytest.raises(SpecError, match="fewer or shorter"):
         Reach((8,) * 4, (8,) * 4, PROFILE, 40, 16384).best_s(most_states=10)
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "capacity"), [(8, 4, 34), (32, 4, 66), (16, 5, 60)])
+def test_the_optimum_is_never_above_it(inputs: int, outputs: int, capacity: int) -> None:
+    best = best_reachable_s([inputs] * 4, [outputs] * 4, PROFILE, capacity, 16384)
+    found = optimum.solve([inputs] * 4, [outputs] * 4, PROFILE, kv_capacity_tokens=capacity, time_limit_s=20)
+    assert found.status == "optimal"
+    assert found.best_s <= best * (1 + 1e-12)
+
+
+def test_what_the_environment_costs_on_a_check_value() -> None:
+    """INFERMAX's four requests of 8 and 4 tokens: 24.613 ms by the optimum, which lets a resident stand idle."""
+    assert best_reachable_s([8] * 4, [4] * 4, PROFILE, 34, 16384) == pytest.approx(27.2418504e-3, rel=1e-9)

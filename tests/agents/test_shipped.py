@@ -78,7 +78,7 @@ def test_it_beats_pecsched_on_windows_that_it_never_saw(kind: str, tmp_path: Pat
 
 @pytest.mark.parametrize("name", OF_A_REPLICA)
 def test_of_a_replica_it_beats_the_engine_on_draws_that_it_never_saw(name: str, tmp_path: Path) -> None:
-    engine = EngineConfig("sarathi_no_chunk", block_tokens=1, watermark=0.0, kv_capacity_tokens=100)
+    engine = EngineConfig(name="sarathi_no_chunk", block_tokens=1, watermark=0.0, kv_capacity_tokens=100)
     plan = EvaluationPlan(
         policies=("round_robin",),
         model="llama-2-7b",
