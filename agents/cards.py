@@ -7,22 +7,28 @@ from typing import Any
 
 from agents.checkpoint import TrainedAgent
 from pecgym.envs.config import TERMS
+from pecgym.policies.agents import CLUSTER_LEVEL, REPLICA_LEVEL
 
 _OF_TERM = {"tail_s": "tail", "slo_ttft_s": "slo"}
 """Settings of a reward, by the term that they belong to."""
 SHOWN = {
-    "short_queueing_delay_p99_s": "p99 queueing delay of shorts, s",
-    "short_throughput_rps": "short throughput, requests/s",
-    "long_jct_mean_s": "mean completion time of longs, s",
-    "starved_fraction": "longs that were not served",
+    CLUSTER_LEVEL: {
+        "short_queueing_delay_p99_s": "p99 queueing delay of shorts, s",
+        "short_throughput_rps": "short throughput, requests/s",
+        "long_jct_mean_s": "mean completion time of longs, s",
+        "starved_fraction": "longs that were not served",
+    },
+    REPLICA_LEVEL: {"makespan_s": "makespan, s"},
 }
-"""Metrics of a card, by their keys in comparison.json."""
+"""By level, metrics of a card, by their keys in comparison.json."""
 
 _NETWORKS = {
-    "set": ("a set encoder", "any number of replicas"),
-    "mlp": ("one perceptron over all features", "that number of replicas alone"),
+    "set": ("a set encoder", "any number of"),
+    "mlp": ("one perceptron over all features", "that number alone of"),
 }
 """By network, what it is, and what its weights work for."""
+_ROWS = {CLUSTER_LEVEL: "replicas", REPLICA_LEVEL: "waiting requests and residents"}
+_SEEDS = {CLUSTER_LEVEL: ("generator hours", "hours"), REPLICA_LEVEL: ("workload seeds", "seeds")}
 
 
 def card(agent: TrainedAgent, run: Mapping[str, Any], commit: str, tests: Mapping[str, Mapping[str, Any]]) -> str:
@@ -33,28 +39,36 @@ def card(agent: TrainedAgent, run: Mapping[str, Any], commit: str, tests: Mappin
     """
     notes = agent.trained
     load = "" if notes.get("load") is None else f" {notes['load']:g}"
-    network, replicas = _NETWORKS[agent.form.network]
+    network, number = _NETWORKS[agent.form.network]
+    seeds, each = _SEEDS[agent.level]
     lines = [
         f"# {agent.name}",
         "",
         f"Maskable PPO with {network}, for {notes['model']} on {notes['cluster']} in the scenario "
-        f"{notes['scenario']}{load}. The weights work for {replicas}.",
+        f"{notes['scenario']}{load}. The weights work for {number} {_ROWS[agent.level]}.",
         "",
         "| | |",
         "|---|---|",
         f"| trained by | `python scripts/train.py recipe={notes['recipe']} seed={notes['seed']}`, {run['steps']:,} "
         f"decisions after imitation, commit {commit} |",
-        f"| data | first 60% of generator hours {_listed(notes['hours'])} of {notes['workload']}, windows of "
+        f"| data | first 60% of {seeds} {_listed(notes['hours'])} of {notes['workload']}, windows of "
         f"{notes['requests']} requests |",
-        f"| chosen | at {notes['steps']:,} decisions, as the best on the next 20% of the same hours: score "
+        f"| chosen | at {notes['steps']:,} decisions, as the best on the next 20% of the same {each}: score "
         f"{notes['score']:+.3f} against its reference policy (docs/train.md) |",
-        f"| decides | {_listed(agent.settings['agent_controls'])}; all else by `{agent.settings['policy']}` |",
+        f"| decides | {_decided(agent)} |",
         f"| reward | {_rewards(agent.settings['reward'])} |",
         "",
     ]
     for title, comparison in tests.items():
-        lines += [*_compared(title, comparison, agent.name), ""]
+        lines += [*_compared(title, comparison, agent), ""]
     return "\n".join(lines)
+
+
+def _decided(agent: TrainedAgent) -> str:
+    if agent.level == REPLICA_LEVEL:
+        known = "knows" if agent.settings.get("oracle_lengths") else "does not know"
+        return f"who joins the batch and who is evicted; all else by the engine; it {known} the lengths of outputs"
+    return f"{_listed(agent.settings['agent_controls'])}; all else by `{agent.settings['policy']}`"
 
 
 def _listed(values: Any) -> str:
@@ -68,8 +82,9 @@ def _rewards(weights: Mapping[str, float]) -> str:
     return ", ".join([*shown, f"discount_per_s {weights.get('discount_per_s', 1.0):g}"])
 
 
-def _compared(title: str, comparison: Mapping[str, Any], name: str) -> list[str]:
+def _compared(title: str, comparison: Mapping[str, Any], agent: TrainedAgent) -> list[str]:
     """The table of one comparison: of the agent, or of the seeds that were pooled with it."""
+    name = agent.name
     found = [each for each in comparison["policies"] if name in (each["policy"], *each["policies"])]
     lines = []
     for each in found:
@@ -80,7 +95,7 @@ def _compared(title: str, comparison: Mapping[str, Any], name: str) -> list[str]
             f"| | {comparison['baseline']} | agent | difference | |",
             "|---|---|---|---|---|",
         ]
-        for key, heading in SHOWN.items():
+        for key, heading in SHOWN[agent.level].items():
             of = each["metrics"].get(key)
             if of is not None:
                 lines.append(_row(heading, of))

@@ -1,13 +1,14 @@
-"""What the agent may choose, as probabilities: the components of an action of Cluster-v0, two of them in order.
+"""What the agent may choose, as probabilities: the components of an action, some of them given another one.
 
 sb3-contrib draws all components independently of one another. But whether to preempt depends on the replica that is
 chosen, and how many replicas a long gets on which long it is: drawn independently, every new replica that is tried
-comes with a mode that does not suit it. So the mode of prefill is drawn given the target, and the degree given the
-long.
+comes with a mode that does not suit it. So in Cluster-v0 the mode of prefill is drawn given the target, and the degree
+given the long.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ _MASKED = -1e8
 
 
 class Logits(NamedTuple):
-    """float32 logits, for R replicas, K waiting longs and D degrees.
+    """float32 logits of Cluster-v0, for R replicas, K waiting longs and D degrees.
 
     target: [N, R + 1]; prefill_mode: [N, R + 1, 2], given the target; decode_mode: [N, 2]; long_index: [N, K];
     sp_degree: [N, K, D], given the long; sp_strategy: [N, 4].
@@ -34,58 +35,58 @@ class Logits(NamedTuple):
     sp_strategy: Tensor
 
 
-_GIVEN = {"prefill_mode": 0, "sp_degree": 3}
-"""Components that are drawn after another one, and the number of that one."""
+GIVEN: Mapping[int, int] = {1: 0, 4: 3}
+"""Components of Cluster-v0 that are drawn after another one, and the number of that one: prefill_mode, sp_degree."""
 
 
 class Choice(MaskableDistribution):
     """The joint distribution of the components of an action, with masks."""
 
-    def __init__(self, sizes: list[int]) -> None:
-        """sizes: number of values of each component."""
+    def __init__(self, sizes: list[int], given: Mapping[int, int]) -> None:
+        """sizes: number of values of each component. given: components that are drawn after another one, and the
+        number of that one, which comes before."""
         super().__init__()  # type: ignore[no-untyped-call]
-        self.sizes = sizes
+        self.sizes, self.given = sizes, given
 
     def proba_distribution_net(self, *args: Any, **kwargs: Any) -> nn.Module:
         """Raises SpecError: the network makes the logits."""
-        raise SpecError("Choice: SetNetwork makes the logits")
+        raise SpecError("Choice: SetNetwork or BatchNetwork makes the logits")
 
-    def proba_distribution(self, action_logits: Logits) -> Choice:  # type: ignore[override]
-        """The distribution of these logits, every value being valid."""
+    def proba_distribution(self, action_logits: Sequence[Tensor]) -> Choice:  # type: ignore[override]
+        """The distribution of these logits, every value being valid: [N, values] of each component; of one that is
+        given another [N, values of that, values]."""
         self._logits = action_logits
         self.apply_masking(None)
         return self
 
     def apply_masking(self, masks: Any) -> None:
         """masks: bool[N, M], all components after one another: which values are valid; None: all are."""
-        target = self._logits.target
+        first = self._logits[0]
         if masks is None:
-            masks = torch.ones(target.shape[0], sum(self.sizes), dtype=torch.bool)
-        valid_values = torch.as_tensor(masks, device=target.device).bool().reshape(-1, sum(self.sizes))
+            masks = torch.ones(first.shape[0], sum(self.sizes), dtype=torch.bool)
+        valid_values = torch.as_tensor(masks, device=first.device).bool().reshape(-1, sum(self.sizes))
         parts = torch.split(valid_values, self.sizes, 1)
-        self._valid = [
-            mask.unsqueeze(1) if name in _GIVEN else mask for name, mask in zip(Logits._fields, parts, strict=True)
-        ]
+        self._valid = [mask.unsqueeze(1) if k in self.given else mask for k, mask in enumerate(parts)]
         self.log_probs = [
             torch.log_softmax(logits.masked_fill(~valid, _MASKED), -1)
             for logits, valid in zip(self._logits, self._valid, strict=True)
         ]
 
-    def _given(self, name: str, component: int, chosen: list[Tensor]) -> Tensor:
+    def _given(self, component: int, chosen: list[Tensor]) -> Tensor:
         """float32[N, values]: log-probabilities of a component, given those before it."""
         log_probs = self.log_probs[component]
-        if name not in _GIVEN:
+        if component not in self.given:
             return log_probs
-        parent = chosen[_GIVEN[name]].view(-1, 1, 1).expand(-1, 1, log_probs.shape[2])
+        parent = chosen[self.given[component]].view(-1, 1, 1).expand(-1, 1, log_probs.shape[2])
         return log_probs.gather(1, parent).squeeze(1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
         """float32[N] of int[N, components]."""
         chosen = list(actions.long().view(-1, len(self.sizes)).unbind(1))
         total = torch.zeros_like(self.log_probs[0][:, 0])
-        for component, name in enumerate(Logits._fields):
-            given = self._given(name, component, chosen)
-            total = total + given.gather(1, chosen[component].unsqueeze(1)).squeeze(1)
+        for component, value in enumerate(chosen):
+            given = self._given(component, chosen)
+            total = total + given.gather(1, value.unsqueeze(1)).squeeze(1)
         return total
 
     def entropy(self) -> Tensor:
@@ -99,10 +100,10 @@ class Choice(MaskableDistribution):
     def _expected(self, of_part: Any) -> Tensor:
         """A quantity of every component, in expectation over those before it, summed."""
         total = torch.zeros_like(self.log_probs[0][:, 0])
-        for name, log_probs, valid in zip(Logits._fields, self.log_probs, self._valid, strict=True):
+        for component, (log_probs, valid) in enumerate(zip(self.log_probs, self._valid, strict=True)):
             found = of_part(log_probs, valid)
-            if name in _GIVEN:
-                found = (found * self.log_probs[_GIVEN[name]].exp()).sum(1)
+            if component in self.given:
+                found = (found * self.log_probs[self.given[component]].exp()).sum(1)
             total = total + found
         return total
 
@@ -116,15 +117,15 @@ class Choice(MaskableDistribution):
 
     def _one_by_one(self, pick: Any) -> Tensor:
         chosen: list[Tensor] = []
-        for component, name in enumerate(Logits._fields):
-            chosen.append(pick(self._given(name, component, chosen)))
+        for component in range(len(self.sizes)):
+            chosen.append(pick(self._given(component, chosen)))
         return torch.stack(chosen, 1)
 
-    def actions_from_params(self, action_logits: Logits, deterministic: bool = False) -> Tensor:  # type: ignore[override]
+    def actions_from_params(self, action_logits: Sequence[Tensor], deterministic: bool = False) -> Tensor:  # type: ignore[override]
         """A draw, or the mode."""
         return self.proba_distribution(action_logits).get_actions(deterministic)
 
-    def log_prob_from_params(self, action_logits: Logits) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def log_prob_from_params(self, action_logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         """A draw and its log-probability."""
         actions = self.actions_from_params(action_logits)
         return actions, self.log_prob(actions)

@@ -10,6 +10,9 @@ from pecgym.errors import SpecError
 NETWORKS = ("set", "mlp")
 LEARNING_RATES = ("constant", "linear")
 LOGGERS = ("none", "tensorboard", "wandb")
+OF_SHORTS_AND_LONGS = ("short_queueing_delay_p99_s", "short_throughput_rps", "long_jct_mean_s")
+MEASURES = (*OF_SHORTS_AND_LONGS, "makespan_s")
+"""What a score may be made of: less is better, but of the throughput."""
 
 
 def _require(prefix: str, settings: Any, *rules: tuple[str, bool, str]) -> None:
@@ -135,6 +138,7 @@ class EvaluationConfig:
         split: where they lie, "validation", or "train", which training has too. The agent is chosen by them, for which
             "test" is not there.
         baselines: policies that are shown beside; the score is always relative to env.policy.
+        measures: what the score is made of, names of MEASURES.
         delay_floor_s: added to p99 delays before they are compared, seconds: differences far below it do not count.
     """
 
@@ -142,6 +146,7 @@ class EvaluationConfig:
     windows: int = 4
     split: str = "validation"
     baselines: list[str] = field(default_factory=lambda: ["pecsched"])
+    measures: list[str] = field(default_factory=lambda: list(OF_SHORTS_AND_LONGS))
     delay_floor_s: float = 0.1
 
     def __post_init__(self) -> None:
@@ -154,6 +159,11 @@ class EvaluationConfig:
                 "split",
                 self.split in ("validation", "train"),
                 "choose validation, or train: agents are chosen on these windows, and test is for scripts/evaluate.py",
+            ),
+            (
+                "measures",
+                bool(self.measures) and set(self.measures) <= set(MEASURES),
+                f"give one or more of {', '.join(MEASURES)}",
             ),
             ("delay_floor_s", 0 < self.delay_floor_s < 1e6, "must be above 0"),
         )

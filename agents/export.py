@@ -32,6 +32,7 @@ from pecgym.envs.spaces import (
     degree_options,
 )
 from pecgym.errors import SpecError
+from pecgym.policies.agents import CLUSTER_LEVEL
 
 TABLES = {"replicas": REPLICA, "request": REQUEST, "waiting_longs": WAITING_LONG, "cluster": CLUSTER}
 """Inputs of the graph in their order, before `mask`, with the features of a row."""
@@ -69,10 +70,12 @@ def export(agent: TrainedAgent, n_replicas: int, path: Path) -> None:
     bool[N, M] `mask`. Outputs: int64[N, 6] `action`, the most likely as TrainedAgent.act, and float32 `logits_NAME` of
     every component (agents.choice.Logits), before masks.
 
-    Raises SpecError for agents whose network is not the set network, and where the extra `export` is missing.
+    Raises SpecError for agents of another level or another network than the set network, and where the extra `export`
+    is missing.
     """
     if n_replicas < 1:
         raise SpecError(f"replicas={n_replicas}: must be 1 or more")
+    agent.require(CLUSTER_LEVEL, "the export")
     n_longs = agent_config(agent).n_longs
     policy = agent.policy(n_replicas, n_longs)
     if not isinstance(policy, SetPolicy):

@@ -14,55 +14,21 @@ from gymnasium import spaces
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from torch import Tensor, nn
 
-from agents.choice import Choice, Logits
+from agents.batch_network import BatchNetwork
+from agents.choice import GIVEN, Choice, Logits
+from agents.layers import FeatureNorm, Scores, begin_even, layer, mean_of_those, perceptron, table
 from pecgym.envs.spaces import CLUSTER, LARGEST_DEGREE, N_STRATEGIES, REPLICA, REQUEST, WAITING_LONG, degree_options
 from pecgym.errors import SpecError
 
 N_DEGREES = len(degree_options(LARGEST_DEGREE))
 _THERE = [feature.name for feature in WAITING_LONG].index("there")
-_LEAST_DEVIATION = 1e-3
-"""Below it a feature was constant in the sample, and is left at its scale."""
-
-
-class FeatureNorm(nn.Module):
-    """(x - mean) / deviation of every feature; zero and one until `fit` was called."""
-
-    mean: Tensor
-    deviation: Tensor
-
-    def __init__(self, n: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(n))
-        self.register_buffer("deviation", torch.ones(n))
-
-    def fit(self, rows: Tensor) -> None:
-        """Takes mean and deviation of float32[..., n]."""
-        flat = rows.reshape(-1, self.mean.numel())
-        deviation = flat.std(0)
-        self.mean.copy_(flat.mean(0))
-        self.deviation.copy_(torch.where(deviation < _LEAST_DEVIATION, torch.ones_like(deviation), deviation))
-
-    def forward(self, rows: Tensor) -> Tensor:
-        return (rows - self.mean) / self.deviation
-
-
-class Scores(nn.Module):
-    """Some numbers for each member of a set, given what all have in common: [N, S, H] and [N, 2 H] to [N, S, n]."""
-
-    def __init__(self, hidden: int, n: int) -> None:
-        super().__init__()
-        self.of_member = nn.Linear(hidden, hidden)
-        self.of_common = nn.Linear(2 * hidden, hidden, bias=False)
-        self.last = nn.Linear(hidden, n)
-
-    def forward(self, members: Tensor, common: Tensor) -> Tensor:
-        mixed = torch.relu(self.of_member(members) + self.of_common(common).unsqueeze(1))
-        scores: Tensor = self.last(mixed)
-        return scores
 
 
 class SetNetwork(nn.Module):
     """Logits of the components of an action of Cluster-v0 (agents.choice.Logits), and the value of the state."""
+
+    parts = frozenset({"replicas", "request", "waiting_longs", "cluster"})
+    given: Mapping[int, int] = GIVEN
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -70,24 +36,22 @@ class SetNetwork(nn.Module):
         self.request_norm = FeatureNorm(len(REQUEST))
         self.long_norm = FeatureNorm(len(WAITING_LONG))
         self.cluster_norm = FeatureNorm(len(CLUSTER))
-        self.replica = _layer(len(REPLICA), hidden)
-        self.long = _layer(len(WAITING_LONG), hidden)
-        self.query = _layer(len(REQUEST) + len(CLUSTER), 2 * hidden)
-        self.common = nn.Sequential(_layer(5 * hidden, 2 * hidden), _layer(2 * hidden, 2 * hidden))
+        self.replica = layer(len(REPLICA), hidden)
+        self.long = layer(len(WAITING_LONG), hidden)
+        self.query = layer(len(REQUEST) + len(CLUSTER), 2 * hidden)
+        self.common = nn.Sequential(layer(5 * hidden, 2 * hidden), layer(2 * hidden, 2 * hidden))
         self.of_replica = Scores(hidden, 1 + 2)
         self.of_long = Scores(hidden, 1 + N_DEGREES)
         self.of_all = nn.Linear(2 * hidden, 1 + 2 + N_STRATEGIES)
         pooled = len(REQUEST) + len(CLUSTER) + 2 * len(REPLICA) + 2 * len(WAITING_LONG)
-        self.value = nn.Sequential(_layer(pooled, 2 * hidden), _layer(2 * hidden, 2 * hidden), nn.Linear(2 * hidden, 1))
-        for layer in (self.of_replica.last, self.of_long.last, self.of_all):
-            nn.init.orthogonal_(layer.weight, 0.01)
-            nn.init.zeros_(layer.bias)
+        self.value = perceptron(pooled, 2 * hidden)
+        begin_even(self.of_replica.last, self.of_long.last, self.of_all)
 
     def forward(self, observation: Mapping[str, Tensor]) -> tuple[Logits, Tensor]:
         """observation: of Cluster-v0, float32[N, ...]. Returns logits and values, float32[N, 1]."""
         replicas, longs, there, query = self._normalised(observation)
         each_replica, each_long = self.replica(replicas), self.long(longs)
-        pools = [each_replica.mean(1), each_replica.amax(1), _mean_of_those(each_long, there)]
+        pools = [each_replica.mean(1), each_replica.amax(1), mean_of_those(each_long, there)]
         common = self.common(torch.cat([self.query(query), *pools], 1))
         target, prefill = self.of_replica(each_replica, common).split((1, 2), 2)
         index, degree = self.of_long(each_long, common).split((1, N_DEGREES), 2)
@@ -100,13 +64,13 @@ class SetNetwork(nn.Module):
             sp_degree=degree[:, :, : len(degree_options(replicas.shape[1]))],
             sp_strategy=strategy,
         )
-        raw = [query, replicas.mean(1), replicas.amax(1), _mean_of_those(longs, there), longs[:, 0]]
+        raw = [query, replicas.mean(1), replicas.amax(1), mean_of_those(longs, there), longs[:, 0]]
         return logits, self.value(torch.cat(raw, 1))
 
     def _normalised(self, observation: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Replicas [N, R, F], longs [N, K, F], which longs there are [N, K, 1], request and cluster [N, F]."""
-        replicas = _table(observation["replicas"], len(REPLICA))
-        longs = _table(observation["waiting_longs"], len(WAITING_LONG))
+        replicas = table(observation["replicas"], len(REPLICA))
+        longs = table(observation["waiting_longs"], len(WAITING_LONG))
         query = torch.cat([self.request_norm(observation["request"]), self.cluster_norm(observation["cluster"])], 1)
         there = longs[:, :, _THERE : _THERE + 1]
         return self.replica_norm(replicas), self.long_norm(longs), there, query
@@ -115,47 +79,37 @@ class SetNetwork(nn.Module):
         """Takes the features' means and deviations from a sample of observations."""
         self.replica_norm.fit(observation["replicas"])
         self.request_norm.fit(observation["request"])
-        longs = observation["waiting_longs"].reshape(-1, len(WAITING_LONG))
-        there = longs[longs[:, _THERE] > 0]
-        if len(there) > 1:
-            self.long_norm.fit(there)
+        self.long_norm.fit_those(observation["waiting_longs"], _THERE)
         self.cluster_norm.fit(observation["cluster"])
 
 
-def _layer(n_in: int, n_out: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(n_in, n_out), nn.ReLU())
-
-
-def _table(rows: Tensor, n_features: int) -> Tensor:
-    return rows.reshape(rows.shape[0], -1, n_features)
-
-
-def _mean_of_those(rows: Tensor, there: Tensor) -> Tensor:
-    return (rows * there).sum(1) / there.sum(1).clamp(min=1.0)
+Network = SetNetwork | BatchNetwork
+NETWORKS: tuple[type[SetNetwork] | type[BatchNetwork], ...] = (SetNetwork, BatchNetwork)
 
 
 class SetPolicy(MaskableActorCriticPolicy):
-    """SetNetwork as a policy of sb3-contrib's MaskablePPO."""
+    """The network of an environment as a policy of sb3-contrib's MaskablePPO: SetNetwork or BatchNetwork."""
 
     action_dist: Choice
-    network: SetNetwork
+    network: Network
 
     def __init__(
         self, observation_space: spaces.Dict, action_space: spaces.MultiDiscrete, lr_schedule: Any, hidden: int = 32
     ) -> None:
-        """hidden: width of the layers of each replica and long, half of that of all others.
+        """hidden: width of the layers of each member of a set, half of that of all others.
 
-        Raises SpecError for the spaces of another environment than Cluster-v0.
+        Raises SpecError for the spaces of another environment than Cluster-v0, Replica-v0 and their presets.
         """
-        if set(observation_space.spaces) != {"replicas", "request", "waiting_longs", "cluster"}:
-            raise SpecError("SetPolicy is for pecgym/Cluster-v0 and its presets; agent.network=mlp is for others")
-        self.hidden = hidden
+        made = [network for network in NETWORKS if network.parts == set(observation_space.spaces)]
+        if not made:
+            raise SpecError("SetPolicy is for the environments of pecgym; agent.network=mlp is for others")
+        self.hidden, self._network_class = hidden, made[0]
         super().__init__(observation_space, action_space, lr_schedule)
 
     def _build(self, lr_schedule: Any) -> None:
         assert isinstance(self.action_space, spaces.MultiDiscrete)
-        self.network = SetNetwork(self.hidden)
-        self.action_dist = Choice([int(n) for n in self.action_space.nvec])
+        self.network = self._network_class(self.hidden)
+        self.action_dist = Choice([int(n) for n in self.action_space.nvec], self.network.given)
         options: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
         self.optimizer = self.optimizer_class(self.network.parameters(), **options)
 

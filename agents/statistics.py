@@ -16,6 +16,7 @@ from agents.validation import first_requests
 from pecgym.envs.cluster_env import ClusterEnv
 from pecgym.envs.spaces import CLUSTER_ACTION, REPLICA
 from pecgym.errors import SpecError
+from pecgym.policies.agents import CLUSTER_LEVEL
 
 CLASSES = tuple(feature.name for feature in REPLICA[:8])
 """Of replicas, one of which every replica has."""
@@ -101,6 +102,7 @@ def watch(
     settings: of the environment. windows: evenly spread over the split, of so many requests each. tick: called after
     each window, twice `windows` times. Raises PecGymError.
     """
+    agent.require(CLUSTER_LEVEL, "this table")
     episode = {"requests": requests, "split": split}
     env = gym.make("pecgym/Cluster-v0", **{**settings, "episode": episode, "strict": True})
     own = env.unwrapped

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from gymnasium.spaces import Dict
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.buffer import StepLengths
-from agents.checkpoint import Form, save_agent
+from agents.checkpoint import Form, level_of, save_agent
 from agents.config import ImitationConfig, changed_keys
 from agents.copies import MixedVecEnv, TimeNormalize, training_copies
 from agents.imitation import ImitationRound, clone
@@ -287,7 +288,9 @@ class _Run(BaseCallback):
     def _keep(self) -> None:
         """Writes the agent as it is."""
         values, (score, steps) = self._values, self._course.best
-        form = Form(values.agent.network, values.agent.hidden)
+        space = self.model.observation_space
+        assert isinstance(space, Dict)
+        form = Form(values.agent.network, values.agent.hidden, level_of(space))
         notes = {
             "run": values.name,
             "model": values.model.name,

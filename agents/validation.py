@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
 
-from agents.config import EvaluationConfig
+from agents.config import MEASURES, EvaluationConfig
 from pecgym.analysis import RequestLog
 from pecgym.envs.config import EnvConfig, EpisodeConfig
 from pecgym.envs.vector import CopiesVectorEnv
@@ -21,17 +21,13 @@ from pecgym.workload.splits import split_rows
 Act = Callable[[dict[str, Any], Any], Any]
 """Observations (float32[n, ...] by name) and masks (bool[n, M]) to actions, int[n, components]."""
 
-MEASURES = ("short_queueing_delay_p99_s", "short_throughput_rps", "long_jct_mean_s")
-"""What a score is made of. A long that is unfinished counts in the last with its age: leaving it out would make an
-agent that starves longs look good."""
-
 
 @dataclass(frozen=True)
 class Results:
     """What one policy reached in W windows.
 
     Attributes:
-        measures: by name (MEASURES), float64[W]; NaN where it does not apply: a window without longs.
+        measures: by name, float64[W]; NaN where it does not apply: a window without longs.
         returns: float64[W], sums of rewards; NaN of a baseline, which has none.
         unfinished: int64[W], requests that were not served.
     """
@@ -52,14 +48,16 @@ def score(policy: Results, reference: Results, delay_floor_s: float) -> float:
 
     delay_floor_s: added to both delays, so that the ratio of two that hardly matter does not.
     """
-    delay, throughput, jct = MEASURES
-    ours, theirs = policy.measures, reference.measures
-    ratios = [
-        np.log((ours[delay] + delay_floor_s) / (theirs[delay] + delay_floor_s)),
-        np.log(np.maximum(theirs[throughput], 1e-9) / np.maximum(ours[throughput], 1e-9)),
-        np.log(ours[jct] / theirs[jct]),
-    ]
-    return _mean(np.concatenate(ratios))
+    return _mean(np.concatenate([_log_ratio(name, policy, reference, delay_floor_s) for name in policy.measures]))
+
+
+def _log_ratio(name: str, policy: Results, reference: Results, delay_floor_s: float) -> Any:
+    """float64[W]: of one measure."""
+    ours, theirs = policy.measures[name], reference.measures[name]
+    if name == "short_throughput_rps":
+        return np.log(np.maximum(theirs, 1e-9) / np.maximum(ours, 1e-9))
+    floor_s = delay_floor_s if name == "short_queueing_delay_p99_s" else 0.0
+    return np.log((ours + floor_s) / (theirs + floor_s))
 
 
 class Validation:
@@ -104,7 +102,7 @@ class Validation:
             logs = [log for copies, rows in parts for log in _served(copies.config, policy, rows)]
         except PecGymError as error:
             raise SpecError(f"evaluation.baselines: {policy}: {error}; leave it out") from error
-        return _results([measured(log) for log in logs], np.full(len(logs), np.nan))
+        return self._results([measured(log) for log in logs], np.full(len(logs), np.nan))
 
     def play(self, act: Act) -> Results:
         """What an agent reaches."""
@@ -142,13 +140,12 @@ class Validation:
                 for i in np.flatnonzero(running[k] & (terminated | truncated)):
                     found[k, i] = measured(parts[k].log(int(i)))
                     running[k, i] = False
-        return _results(found.ravel().tolist(), total.ravel())
+        return self._results(found.ravel().tolist(), total.ravel())
 
-
-def _results(each: list[dict[str, float]], returns: Any) -> Results:
-    """each: `measured`, of every window."""
-    measures = {name: np.array([of[name] for of in each]) for name in MEASURES}
-    return Results(measures, returns, np.array([int(of["unfinished"]) for of in each]))
+    def _results(self, each: list[dict[str, float]], returns: Any) -> Results:
+        """each: `measured`, of every window."""
+        measures = {name: np.array([of[name] for of in each]) for name in self._settings.measures}
+        return Results(measures, returns, np.array([int(of["unfinished"]) for of in each]))
 
 
 def _served(config: EnvConfig, policy: str, rows: list[int]) -> list[RequestLog]:
@@ -166,18 +163,14 @@ def _served(config: EnvConfig, policy: str, rows: list[int]) -> list[RequestLog]
 
 
 def measured(log: RequestLog) -> dict[str, float]:
-    """MEASURES of one episode, and how many requests are `unfinished`."""
+    """MEASURES of one episode, and how many requests are `unfinished`. A long that is not served counts with its age:
+    leaving it out would make an agent that starves longs look good."""
     row = log.metrics()
     finish_s = log.seconds("finish")
     unfinished = np.isnan(finish_s)
     jct_s = np.where(unfinished, log.facts.end_s, finish_s) - log.seconds("arrival")
-    delay, throughput, jct = MEASURES
-    return {
-        delay: _number(row[delay]),
-        throughput: _number(row[throughput]),
-        jct: _mean(jct_s[log.is_long]),
-        "unfinished": int(unfinished.sum()),
-    }
+    rest = {name: _number(row[name]) for name in MEASURES if name != "long_jct_mean_s"}
+    return {**rest, "long_jct_mean_s": _mean(jct_s[log.is_long]), "unfinished": int(unfinished.sum())}
 
 
 def first_requests(config: EnvConfig, windows: int) -> list[int]:

@@ -13,8 +13,9 @@ from pecgym.engine import EngineSettings, LongRules, load_engine
 from pecgym.engine.variants import variant_names
 from pecgym.errors import SpecError
 from pecgym.units import HORIZON_S
-from pecgym.workload import REGISTRY, Trace, cached_trace, generate, load_trace, rewrite_long
+from pecgym.workload import REGISTRY, Trace, cached_trace, draw_offline, generate, load_trace, offline, rewrite_long
 from pecgym.workload.generator import generator_names, is_generator_name
+from pecgym.workload.offline import OFFLINE
 
 LONG_CONTEXTS = {
     "none": (),
@@ -23,6 +24,9 @@ LONG_CONTEXTS = {
     "rank": ("long_low_tokens", "long_high_tokens", "long_percentile"),
 }
 """The long-context rewrites, and which options each of them takes."""
+_DRAWN, _LISTED = ("requests", "input_range", "output_range"), ("input_tokens", "output_tokens")
+_OF_OFFLINE = _DRAWN + _LISTED
+"""The two ways to say what an offline workload is."""
 
 
 def _changes_of(settings: type[Any], name: str) -> type[Any]:
@@ -71,7 +75,8 @@ class WorkloadConfig:
     """An embedded workload or public trace by name, or a trace file by path (path wins); then a part of it, or faster.
 
     Attributes:
-        name: an embedded workload, several joined by "+", or a public trace that was fetched.
+        name: an embedded workload, several joined by "+", a public trace that was fetched, or "offline": requests that
+            all wait at time 0, drawn from ranges under the run's seed, or as they are listed.
         path: a trace file of any known format.
         duration_s: embedded workload: its length; None: that of the trace it imitates.
         arrivals: embedded workload: its arrival process; None: the workload's own.
@@ -86,6 +91,11 @@ class WorkloadConfig:
         long_high_tokens: likewise.
         long_percentile: likewise.
         only_shorts: whether the longs are left out after the rewrite: what it would be without them.
+        requests: offline: how many are drawn.
+        input_range: offline: lowest and highest input length, tokens.
+        output_range: offline: likewise of outputs.
+        input_tokens: offline, in place of those three: the input length of each request.
+        output_tokens: likewise of outputs.
     """
 
     name: str = "azure2023_conv"
@@ -102,10 +112,19 @@ class WorkloadConfig:
     long_high_tokens: int | None = None
     long_percentile: float | None = None
     only_shorts: bool = False
+    requests: int | None = None
+    input_range: list[int] | None = None
+    output_range: list[int] | None = None
+    input_tokens: list[int] | None = None
+    output_tokens: list[int] | None = None
 
     @staticmethod
     def of(name_or_path: str, like: WorkloadConfig) -> WorkloadConfig:
         """The workload of that name or path, with the window, speedup and longs of another."""
+        if name_or_path == OFFLINE:
+            return replace(like, name=OFFLINE, path=None, duration_s=None, arrivals=None)
+        none: dict[str, Any] = dict.fromkeys(_OF_OFFLINE)
+        like = replace(like, **none)
         if is_generator_name(name_or_path):
             return replace(like, name=name_or_path, path=None)
         known = {"name": name_or_path, "path": None} if name_or_path in REGISTRY else {"path": name_or_path}
@@ -119,15 +138,16 @@ class WorkloadConfig:
 
     def check(self) -> None:
         """Raises SpecError for a name, path or option that cannot work, without reading the trace."""
+        self._check_offline()
         embedded = self.path is None and is_generator_name(self.name)
-        if self.path is None and not embedded and self.name not in REGISTRY:
+        if self.path is None and not embedded and self.name not in REGISTRY and not self._is_offline:
             raise SpecError(
-                f"workload {self.name!r} does not exist; choose one of {', '.join(generator_names())}, a public trace "
-                f"({', '.join(REGISTRY)}), or give workload.path=FILE"
+                f"workload {self.name!r} does not exist; choose one of {', '.join(generator_names())}, {OFFLINE}, a "
+                f"public trace ({', '.join(REGISTRY)}), or give workload.path=FILE"
             )
         if self.path is not None and not Path(self.path).exists():
             raise SpecError(f"workload {self.path}: no such file; embedded workloads: {', '.join(generator_names())}")
-        if embedded and (self.on_empty is not None or self.sort):
+        if (embedded or self._is_offline) and (self.on_empty is not None or self.sort):
             raise SpecError("workload.on_empty and .sort are for files; an embedded workload needs neither")
         if not embedded and (self.duration_s is not None or self.arrivals is not None):
             raise SpecError("workload.duration_s and .arrivals are for embedded workloads; use start_s and stop_s")
@@ -136,6 +156,24 @@ class WorkloadConfig:
         if not (self.speedup > 0 and math.isfinite(self.speedup)):
             raise SpecError(f"workload.speedup={self.speedup}: must be above 0")
         self._check_longs()
+
+    @property
+    def _is_offline(self) -> bool:
+        return self.path is None and self.name == OFFLINE
+
+    def _check_offline(self) -> None:
+        given = {key for key in _OF_OFFLINE if getattr(self, key) is not None}
+        if not self._is_offline:
+            if given:
+                raise SpecError(f"workload.{', .'.join(sorted(given))}: of name={OFFLINE} alone, not of {self.label()}")
+            return
+        if given not in (set(_DRAWN), set(_LISTED)):
+            raise SpecError(
+                f"workload {OFFLINE}: give {', '.join(_DRAWN)}, or in their place {' and '.join(_LISTED)}, not "
+                f"{', '.join(sorted(given)) or 'nothing'}"
+            )
+        if self.speedup != 1.0:
+            raise SpecError(f"workload {OFFLINE}: everything is there at time 0; leave speedup and arrival_scale out")
 
     def _check_longs(self) -> None:
         chosen = self.long_context or "none"
@@ -151,6 +189,8 @@ class WorkloadConfig:
         self.check()
         if self.path is None and is_generator_name(self.name):
             trace = generate(self.name, seed, self.duration_s, self.arrivals)
+        elif self._is_offline:
+            trace = self._offline(seed)
         else:
             options: dict[str, Any] = {} if self.on_empty is None else {"on_empty": self.on_empty}
             options |= {"sort": True} if self.sort else {}
@@ -169,6 +209,14 @@ class WorkloadConfig:
         if not len(trace):
             raise SpecError(f"workload {trace.name!r}: no request arrives in the chosen window")
         return trace
+
+    def _offline(self, seed: int) -> Trace:
+        if self.input_tokens is not None and self.output_tokens is not None:
+            return offline(self.input_tokens, self.output_tokens)
+        assert self.requests is not None
+        assert self.input_range is not None
+        assert self.output_range is not None
+        return draw_offline(self.requests, self.input_range, self.output_range, seed)
 
     def label(self) -> str:
         """What tables call it."""

@@ -33,12 +33,17 @@ try:
     from agents.options import TrainConfig, register_schemas
     from agents.progress import Shown
     from agents.training import train
-    from agents.validation import MEASURES
 except ImportError as error:
     sys.exit(f"error: {error}: training needs pip install -e '.[train]'")
 
 FOLDER = Path("results/train")
 LONGEST_NAME = 120
+HEADINGS = {
+    "short_queueing_delay_p99_s": "p99 delay s",
+    "short_throughput_rps": "shorts/s",
+    "long_jct_mean_s": "long JCT s",
+    "makespan_s": "makespan s",
+}
 
 register_schemas()
 
@@ -80,7 +85,8 @@ def _print(summary: dict[str, Any], out: Path) -> None:
     if not console.is_terminal:
         console.width = 140
     table = Table(title=f"{summary['run']}: means over {len(summary['windows'])} windows that were not trained on")
-    for heading in ("policy", "score", "p99 delay s", "shorts/s", "long JCT s", "return", "unfinished"):
+    measures = [name for name in HEADINGS if name in summary["reference"]]
+    for heading in ("policy", "score", *(HEADINGS[name] for name in measures), "return", "unfinished"):
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     reference = summary["reference"]
     rows = {
@@ -89,7 +95,7 @@ def _print(summary: dict[str, Any], out: Path) -> None:
         **summary["baselines"],
     }
     for label, row in rows.items():
-        numbers = [row["score"], *(row[measure] for measure in MEASURES), row["return"]]
+        numbers = [row["score"], *(row[measure] for measure in measures), row["return"]]
         shown = ["" if number is None else f"{number:,.3f}" for number in numbers]
         table.add_row(label, *shown, f"{row['unfinished']:,.0f}")
     console.print(table)

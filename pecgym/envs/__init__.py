@@ -8,7 +8,8 @@ from pecgym.envs.presets import NAMESPACE, presets
 
 __all__ = ["env_ids", "register"]
 
-_CLASSES = {"Replica-v0": "pecgym.envs.replica_env:Replica"}
+_REPLICA = "pecgym.envs.replica_env:Replica"
+_CLASSES = dict.fromkeys(("Replica-v0", "Infermax-Small-v0", "Infermax-Offline-v0"), _REPLICA)
 _CLUSTER = "pecgym.envs.cluster_env:Cluster"
 
 

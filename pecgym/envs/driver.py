@@ -11,16 +11,18 @@ from pecgym.cluster import Cluster
 from pecgym.engine import Simulator
 from pecgym.envs import arrays as a
 from pecgym.envs.config import EnvConfig, EpisodeConfig, env_config
-from pecgym.envs.core import ClusterCopies, compiled_cluster_advance, keep_pool, whole_numbers
+from pecgym.envs.core import ClusterCopies, Copies, compiled_cluster_advance, keep_pool, whole_numbers
+from pecgym.envs.replica_env import ReplicaCopies
 from pecgym.envs.windows import Window
 from pecgym.errors import SpecError
 from pecgym.policies import Policy, load_policy
-from pecgym.policies.agents import Agent
+from pecgym.policies.agents import CLUSTER_LEVEL, REPLICA_LEVEL, Agent
 from pecgym.random import random_stream
 from pecgym.units import HORIZON_S, seconds_to_ps
 
 STALLED_S = 3600.0
 """An agent that has let requests wait for so long while nothing happened will let them wait for ever."""
+_COPIES: dict[str, type[Copies]] = {CLUSTER_LEVEL: ClusterCopies, REPLICA_LEVEL: ReplicaCopies}
 NOT_ITS_OWN = ("model", "cluster", "engine", "workload", "scenario", "episode", "profile", "tp", "workload_seed")
 
 
@@ -62,7 +64,7 @@ class AgentRun:
         assert cluster.policy is not None
         assert cluster.policy.agent is not None
         self._agent, self._cluster = cluster.policy.agent, cluster
-        self._copies = ClusterCopies(agent_config(self._agent), 1, cluster.record, cluster)
+        self._copies = _COPIES[self._agent.level](agent_config(self._agent), 1, cluster.record, cluster)
         arrays = self._copies.arrays
         self._observed = [(name, getattr(arrays, name).reshape(1, -1)) for name in self._copies.observed]
         copies = arrays.copies.view(np.ndarray)

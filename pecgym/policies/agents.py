@@ -12,23 +12,26 @@ from typing import Any, Protocol
 from pecgym.errors import SpecError
 
 FAMILY = "ppo"
+CLUSTER_LEVEL, REPLICA_LEVEL = "cluster", "replica"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 """Where `agents` is beside this package, in a checkout."""
 
 
 class Agent(Protocol):
-    """What decides in an environment Cluster-v0, as `agents.checkpoint.load_agent` gives it.
+    """What decides in an environment, as `agents.checkpoint.load_agent` gives it.
 
     Attributes:
         name: its full name, such as "ppo/llama-steady-s0".
         path: the file that it was loaded from.
         settings: keyword arguments of the environment (pecgym.envs.config.EnvConfig) that it was trained with and that
             are its own: policy, agent_controls, long, n_longs, allow_wait, retry_s, reward, ...
+        level: "cluster": it is in Cluster-v0, "replica": in Replica-v0.
     """
 
     name: str
     path: Path
     settings: Mapping[str, Any]
+    level: str
 
     def act(self, observations: dict[str, Any], masks: Any) -> Any:
         """int64[N, components]: the actions in N copies, always the same for the same input.

@@ -6,6 +6,7 @@ from pecgym.workload.fetch import REGISTRY, PublicTrace, cached_trace, fetch_tra
 from pecgym.workload.generator import generate, generate_chunks, generator_names
 from pecgym.workload.load import load_trace
 from pecgym.workload.long_context import rewrite_linear, rewrite_long, rewrite_paper, rewrite_rank
+from pecgym.workload.offline import draw_offline, offline
 from pecgym.workload.readers import (
     read_azure,
     read_burstgpt,
@@ -26,6 +27,7 @@ __all__ = [
     "PublicTrace",
     "Trace",
     "cached_trace",
+    "draw_offline",
     "fetch_trace",
     "fixed",
     "gamma",
@@ -36,6 +38,7 @@ __all__ = [
     "interarrival_cv",
     "load_trace",
     "merge_chunks",
+    "offline",
     "poisson",
     "read_azure",
     "read_burstgpt",

@@ -60,7 +60,7 @@ def enumerated(logits: Logits, row: int, mask: Any) -> dict[tuple[int, ...], flo
 
 
 def choice_of(logits: Logits, masks: Any) -> Choice:
-    choice = Choice(SIZES).proba_distribution(logits)
+    choice = Choice(SIZES, GIVEN).proba_distribution(logits)
     choice.apply_masking(masks)
     return choice
 
@@ -84,7 +84,7 @@ def test_probabilities_are_those_of_the_enumeration_and_sum_to_one() -> None:
 def test_without_masks_everything_is_valid() -> None:
     logits = logits_of(1)
     expected = enumerated(logits, 0, np.ones(sum(SIZES), bool))
-    choice = Choice(SIZES).proba_distribution(one_row(logits, 0, len(ACTIONS)))
+    choice = Choice(SIZES, GIVEN).proba_distribution(one_row(logits, 0, len(ACTIONS)))
     found = choice.log_prob(torch.tensor(ACTIONS)).double().exp().tolist()
     assert found == pytest.approx(list(expected.values()), rel=1e-4)
 
@@ -182,12 +182,12 @@ def test_masks_go_where_the_logits_are() -> None:
 def test_draws_from_logits_have_their_probability() -> None:
     torch.manual_seed(2)
     logits = logits_of(9)
-    choice = Choice(SIZES)
+    choice = Choice(SIZES, GIVEN)
     actions, log_probs = choice.log_prob_from_params(logits)
-    assert torch.equal(log_probs, Choice(SIZES).proba_distribution(logits).log_prob(actions))
+    assert torch.equal(log_probs, Choice(SIZES, GIVEN).proba_distribution(logits).log_prob(actions))
     assert torch.equal(choice.actions_from_params(logits, deterministic=True), choice.mode())
 
 
 def test_the_network_of_the_logits_is_not_here() -> None:
     with pytest.raises(SpecError, match="SetNetwork"):
-        Choice(SIZES).proba_distribution_net(32)
+        Choice(SIZES, GIVEN).proba_distribution_net(32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hydra.errors import ConfigCompositionException
 from omegaconf.errors import OmegaConfBaseException
 
 from agents.config import changed_keys
+from pecgym.envs.config import env_config
+from pecgym.envs.presets import preset_settings
 from pecgym.errors import SpecError
 from tests.agents.runs import configured, small
 from tests.conftest import REPOSITORY
@@ -60,6 +63,14 @@ def test_mix_refuses_what_cannot_differ_and_what_is_there_twice() -> None:
 def test_every_recipe_is_an_environment_with_its_name(recipe: str) -> None:
     values = configured(f"recipe={recipe}")
     assert values.name == f"{recipe}-s0"
+    if recipe.startswith("infermax"):
+        assert values.env.id == "pecgym/Infermax-Small-v0"
+        assert values.env.oracle_lengths == (recipe == "infermax")
+        own = env_config(preset_settings("Infermax-Small-v0"))
+        made = env_config({}, **values.keywords())
+        assert replace(made, oracle_lengths=True, episode=own.episode, workload=own.workload) == own
+        assert replace(made.workload, long_context=None) == own.workload
+        return
     model, scenario = recipe.split("_")
     assert values.model.name.startswith(model)
     assert values.scenario.name == scenario

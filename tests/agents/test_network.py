@@ -10,7 +10,8 @@ import torch
 from gymnasium.spaces import Box, Dict, MultiDiscrete
 
 from agents.checkpoint import Form
-from agents.network import FeatureNorm, SetNetwork, SetPolicy
+from agents.layers import FeatureNorm
+from agents.network import SetNetwork, SetPolicy
 from pecgym.envs.spaces import REPLICA, WAITING_LONG, cluster_observation_space, degree_options
 from pecgym.errors import SpecError
 

@@ -8,10 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from agents.checkpoint import FOLDER, load_agent, names
-from pecgym.configs import ScenarioConfig, WorkloadConfig
+from pecgym.configs import EngineConfig, ScenarioConfig, WorkloadConfig
 from pecgym.errors import SpecError
 from pecgym.evaluation import EvaluationPlan
 from pecgym.evaluation.run import evaluate
@@ -24,16 +25,19 @@ CASES = {
     "mistral-steady": ("mistral-7b", ScenarioConfig("steady", load=0.8)),
     "mistral-paper": ("mistral-7b", ScenarioConfig("paper")),
 }
+OF_A_REPLICA = ("infermax-blind-s0", "infermax-s0", "infermax-s1", "infermax-s2")
 UNSEEN_HOUR = 977
 
 
 def test_three_seeds_of_each_kind_are_shipped_with_a_card() -> None:
-    assert names() == sorted(f"{kind}-s{seed}" for kind in CASES for seed in range(3))
+    assert names() == sorted([*(f"{kind}-s{seed}" for kind in CASES for seed in range(3)), *OF_A_REPLICA])
     for name in names():
         assert (FOLDER / f"{name}.pt").stat().st_size < LARGEST_BYTES
         text = (FOLDER / f"{name}.md").read_text()
-        notes = load_agent(name).trained
-        for said in (f"ppo/{name}", notes["model"], notes["scenario"], f"recipe={notes['recipe']}", "Generator hours"):
+        agent = load_agent(name)
+        assert agent.level == ("replica" if name in OF_A_REPLICA else "cluster")
+        notes, tested = agent.trained, "Unseen draws" if name in OF_A_REPLICA else "Generator hours"
+        for said in (f"ppo/{name}", notes["model"], notes["scenario"], f"recipe={notes['recipe']}", tested):
             assert said in text
 
 
@@ -70,6 +74,31 @@ def test_it_beats_pecsched_on_windows_that_it_never_saw(kind: str, tmp_path: Pat
     for key, sign in (("short_queueing_delay_p99_s", 1), ("short_throughput_rps", -1), ("long_jct_mean_s", 1)):
         ours, theirs = (sorted(sign * row[key] for row in of)[1] for of in (agent, rule))
         assert ours < theirs, key
+
+
+@pytest.mark.parametrize("name", OF_A_REPLICA)
+def test_of_a_replica_it_beats_the_engine_on_draws_that_it_never_saw(name: str, tmp_path: Path) -> None:
+    engine = EngineConfig(name="sarathi_no_chunk", block_tokens=1, watermark=0.0, kv_capacity_tokens=100)
+    plan = EvaluationPlan(
+        policies=("round_robin",),
+        model="llama-2-7b",
+        cluster="a100_x1",
+        profile="infermax-llama-2-7b-a100",
+        workload=WorkloadConfig("offline", requests=500, input_range=[1, 64], output_range=[1, 16]),
+        seeds=(UNSEEN_HOUR,),
+        split="test",
+        windows=25,
+        window_requests=8,
+    )
+    makespans: dict[str, list[float]] = {}
+    for engine_of, policy in (
+        (engine, f"ppo/{name}"),
+        (dataclasses.replace(engine, victim="fewest_computed"), "round_robin"),
+    ):
+        own = dataclasses.replace(plan, policies=(policy,), engine=engine_of)
+        rows = evaluate(own, tmp_path / policy, workers=1, keep_requests=False).rows
+        makespans[policy] = [row["makespan_s"] for row in rows]
+    assert np.mean(makespans[f"ppo/{name}"]) < 0.99 * np.mean(makespans["round_robin"])
 
 
 def test_agents_are_found_from_any_folder_where_only_the_package_is_installed(tmp_path: Path) -> None:

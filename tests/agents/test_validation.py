@@ -8,8 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from agents.config import OF_SHORTS_AND_LONGS as MEASURES
 from agents.config import EvaluationConfig
-from agents.validation import MEASURES, Results, Validation, measured, score
+from agents.validation import Results, Validation, measured, score
 from pecgym.errors import SpecError
 from pecgym.workload import generate
 from pecgym.workload.splits import split_rows

@@ -26,6 +26,7 @@ class Scripted:
 
     name = "ppo/scripted-s0"
     path = Path(__file__)
+    level = "cluster"
 
     def __init__(self, settings: Mapping[str, Any], answer: Callable[[Scripted], Any]) -> None:
         self.settings, self.answer = settings, answer

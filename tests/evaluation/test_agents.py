@@ -38,6 +38,8 @@ SIZES = (9, 2, 2, 8, 5, 4)
 
 
 class Simple:
+    level = "cluster"
+
     def __init__(self, name, path):
         self.name, self.path = name, path
         self.settings = {"policy": "pecsched", "long": {"sp_degree": "memory"}, "allow_wait": False}
