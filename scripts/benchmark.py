@@ -31,7 +31,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from pecgym import Trace, make_cluster
+from pecgym.bounds import bound_row
 from pecgym.cluster import Cluster
+from pecgym.optimum import solve
 from pecgym.scenario import scale_to_load
 from pecgym.workload import generate, generate_chunks, rewrite_long
 
@@ -272,6 +274,21 @@ def training(repeats: int) -> Iterator[Row]:
     yield at_most("their share of its time", found["env_share"], "", 0.2)
 
 
+def optimum(repeats: int) -> Iterator[Row]:
+    """Exact optima of four requests on INFERMAX's 7B, whose bars are a search in plain Python; and the bounds of the
+    hour for any policy."""
+    for requests, lengths, kv_tokens, bar in ((4, (8, 4), 34, 0.1), (4, (16, 8), 69, 1.0)):
+        inputs, outputs = [lengths[0]] * requests, [lengths[1]] * requests
+        solve(inputs, outputs, kv_capacity_tokens=kv_tokens)  # compiles
+        seconds = median(solve(inputs, outputs, kv_capacity_tokens=kv_tokens).wall_s for _ in range(repeats))
+        yield at_most(f"optimum of {requests} x {lengths}, M = {kv_tokens}", seconds, "s", bar)
+    cluster = make_cluster(workload=generate("azure2023_conv"))
+    bound_row(cluster)  # compiles
+    started = time.perf_counter()
+    bound_row(cluster)
+    yield at_most("hour, bounds of any policy", time.perf_counter() - started, "s", 1.0)
+
+
 def memory(repeats: int) -> Iterator[Row]:
     """Peak memory of this process, after the rows before it."""
     yield Row("peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "GiB", None, None)
@@ -293,6 +310,7 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[Row]]] = {
     "growth_pecsched_longs": lambda n: growth("pecsched", n, longs=True),
     "environment": environment,
     "training": training,
+    "optimum": optimum,
     "memory": memory,
     "week": week,
     "first_run": first_run,
