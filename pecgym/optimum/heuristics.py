@@ -16,24 +16,25 @@ _SLOT_LIMITS = 6
 
 def best_of_engines(problem: Problem, until_s: float, tries: int | None = None) -> Schedule:
     """The best schedule of the engine that keeps the problem's limits, of the settings that were tried until
-    time.monotonic() was `until_s`, at most `tries`; at least the first of them, which always does."""
-    best: tuple[int, Schedule] | None = None
+    time.monotonic() was `until_s`, at most `tries`; at least that of one request at a time, which always does."""
+    alone = EngineSettings(batching="none", reservation="peak", chunk_tokens=problem.max_batch_tokens * problem.chunked)
+    best_schedule = schedule_of(problem, alone)
+    best_ps = problem.cost_ps(best_schedule)
     for settings in islice(_settings(problem), tries):
-        if best is not None and time.monotonic() > until_s:
+        if time.monotonic() > until_s:
             break
         schedule = schedule_of(problem, settings)
         try:
             cost_ps = problem.cost_ps(schedule)
-        except SpecError:  # of a prompt that has grown beyond a batch by evictions
+        except SpecError:  # the engine lets the first whole prompt of a batch exceed its tokens
             continue
-        if best is None or cost_ps < best[0]:
-            best = cost_ps, schedule
-    assert best is not None
-    return best[1]
+        if cost_ps < best_ps:
+            best_ps, best_schedule = cost_ps, schedule
+    return best_schedule
 
 
 def _settings(problem: Problem) -> Iterator[EngineSettings]:
-    """How many at once, chunks, mixing, who goes first, order, reservation and victims; first what is always valid."""
+    """How many at once, chunks, mixing, who goes first, order, reservation and victims."""
     memory = [("peak", "newest")]
     if problem.eviction == "free":
         memory += [("prompt", "newest"), ("prompt", "fewest_computed"), ("prompt", "most_computed")]

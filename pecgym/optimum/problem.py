@@ -239,6 +239,8 @@ def make_problem(
                 raise SpecError(f"{key}[{i}]={value}: must be 1 or more, below {_MOST_TOKENS:.0e}")
     if eviction not in EVICTIONS:
         raise SpecError(f"eviction={eviction!r}: choose one of {', '.join(EVICTIONS)}")
+    if not isinstance(chunked, bool):
+        raise SpecError(f"chunked={chunked!r}: must be True or False")
     costs = profile if isinstance(profile, Profile) else load_profile(profile)
     kv_tokens = costs.kv_capacity_tokens if kv_capacity_tokens is None else kv_capacity_tokens
     for key, value in (
@@ -246,7 +248,7 @@ def make_problem(
         ("kv_capacity_tokens", kv_tokens),
         ("block_tokens", block_tokens),
     ):
-        if not 1 <= value < 2**40:
+        if not 1 <= _whole_number(key, value) < 2**40:
             raise SpecError(f"{key}={value}: must be 1 or more, below {2**40:.0e}")
     requests = tuple(Lengths(i, o) for i, o in zip(inputs, outputs, strict=True))
     found = Problem(requests, costs, max_batch_tokens, kv_tokens // block_tokens, block_tokens, chunked, eviction)
@@ -266,13 +268,18 @@ def make_problem(
 
 def _whole(key: str, values: Sequence[int]) -> list[int]:
     """The values as Python's integers. Raises SpecError for one that is none."""
-    found = []
-    for i, value in enumerate(values):
-        try:
-            found.append(operator.index(value))
-        except TypeError:
-            raise SpecError(f"{key}[{i}]={value!r}: must be a whole number of tokens") from None
-    return found
+    try:
+        listed = list(values)
+    except TypeError:
+        raise SpecError(f"{key}={values!r}: must be one number of tokens per request") from None
+    return [_whole_number(f"{key}[{i}]", value) for i, value in enumerate(listed)]
+
+
+def _whole_number(key: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise SpecError(f"{key}={value!r}: must be a whole number of tokens") from None
 
 
 def seconds(time_ps: int) -> float:

@@ -9,7 +9,6 @@ with prompt tokens, which cost more, are at least the memory of all prompts / M.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,21 +23,22 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Line:
-    """A line under g: g(n) >= base_ps + n * token_ps, for 1 <= n <= the largest batch. token_ps is whole."""
+    """A line under g: g(n) >= base_ps + n * token_ps, for 1 <= n <= the largest batch; both at least 0, in whole ps."""
 
     base_ps: int
     token_ps: int
 
 
 def line_under(problem: Problem) -> Line:
-    """The line from g(1) on that lies under g in every batch: where g is straight, g itself.
+    """The line from g(1) on that lies under g in every batch: where g is straight, g itself, unless that begins below
+    zero, since more batches must not make a bound smaller.
 
     g is straight between its knots and rounded down, so a line of whole ps that is under it at the knots is under it.
     """
     profile, most = problem.profile, problem.max_batch_tokens
     first = profile.g_ps(1)
     knots = {int(knot) for knot in profile.g_knots_tokens if 1 < knot < most} | {max(most, 2)}
-    slope = max(0, min((profile.g_ps(n) - first) // (n - 1) for n in knots))
+    slope = min(first, *((profile.g_ps(n) - first) // (n - 1) for n in knots))
     return Line(first - slope, slope)
 
 
@@ -174,7 +174,12 @@ class Relaxation:
 
     def most_batches(self, below_ps: int) -> int:
         """Batches of a schedule that takes less time than `below_ps`, at most."""
-        return max(0, math.floor((below_ps - self.left_at_start.own_ps) / self.batch_base_ps))
+        p = self.problem.profile
+        one_ps = p.g_ps(1) + min(p.prefill_base_ps + p.prefill_seq_ps, p.decode_base_ps + p.decode_seq_ps)
+        most = below_ps // max(1, one_ps)
+        if self.batch_base_ps > 0:
+            most = min(most, (below_ps - self.left_at_start.own_ps) // self.batch_base_ps)
+        return max(0, most)
 
 
 def _sums_from(values: Ints) -> Ints:

@@ -26,11 +26,11 @@ from pecgym.optimum import search_kernel as kernel
 from pecgym.optimum.problem import Batch, Lengths, Problem, Progress, Schedule, Step
 from pecgym.optimum.relaxation import Relaxation
 
-MOST_REQUESTS = 20
+MOST_REQUESTS = 16
 MOST_STEPS = 2_000_000
 MOST_BATCHES_OF_A_NODE = 1_000_000
 MOST_BYTES = 2 * 2**30
-_BATCHES_AT_ONCE = 20_000
+_BATCHES_AT_ONCE = 50_000
 _FIRST_WIDTH = 64
 
 

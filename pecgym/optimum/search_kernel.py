@@ -229,9 +229,9 @@ def _follow_with_evictions(tables: Any, graph: Any, parent: int, target: int) ->
     """The batch of the choices in `scratch` with every smallest set of evictions that makes it fit."""
     n = graph.states.shape[1]
     capacity = tables.costs[CAPACITY]
-    graph.counters[N_BATCHES] += 1
     over = graph.scratch[SUM_BLOCKS, n] - capacity
     idle = 0
+    graph.counters[N_BATCHES] += 1
     for i in range(n):
         if graph.scratch[CHOICE, i] == IDLE:
             blocks = tables.blocks[graph.states[parent, i]]
@@ -245,6 +245,7 @@ def _follow_with_evictions(tables: Any, graph: Any, parent: int, target: int) ->
         return _follow(tables, graph, parent, batch_ps, 0, target)
     evict = idle
     while evict > 0:  # all subsets of those who hold memory and are not in the batch
+        graph.counters[N_BATCHES] += 1
         freed = 0
         least = capacity + 1
         canonical = True
@@ -329,7 +330,7 @@ def expand(tables: Any, graph: Any, parent: int, target: int) -> bool:
 
 
 def expand_nodes(tables: Any, graph: Any, most: int) -> int:  # pragma: no cover - compiled
-    """Takes nodes off the queue, those with the smallest bound first, until some `most` batches were looked at."""
+    """Takes nodes off the queue, those with the smallest bound first, until some `most` batches and evictions were looked at."""
     counters = graph.counters
     counters[N_BATCHES] = 0
     while counters[N_BATCHES] < most:
