@@ -11,7 +11,7 @@ from pecgym.engine.variants import BASES, variant_names
 from pecgym.errors import SpecError
 from pecgym.evaluation.infermax.cells import Burst
 
-QUICK_CROWDS, QUICK_LIMIT_S = 2, 1.0
+QUICK_REQUESTS, QUICK_CROWDS, QUICK_LIMIT_S = 16, 2, 1.0
 QUICK_ENGINES = ("vllm", "vllm_no_evict", "sarathi", "sarathi_no_evict")
 
 
@@ -58,7 +58,7 @@ class OptimumConfig:
         out: folder of the results.
         page: the Markdown page whose section on the optimum is written.
         figures: folder of its pictures.
-        quick: whether to take a few lengths, memories and engines and a second for each solve, for a look.
+        quick: whether to take a few requests, lengths, memories and engines and a second for each solve, for a look.
         workers: processes; null: one per core.
         fresh: whether to do again what `out` holds.
     """
@@ -84,7 +84,8 @@ class OptimumConfig:
         return {name: load_engine(name, **self.limits) for name in self.engine_names()}
 
     def thinned(self) -> OptimumConfig:
-        """What `quick` runs: of long lists the first, the middle and the last."""
+        """What `quick` runs: of long lists the first, the middle and the last; no grid of many requests unless there is
+        no other."""
         if not self.quick:
             return self
         grids = {
@@ -96,9 +97,11 @@ class OptimumConfig:
                 crowds=min(grid.crowds or QUICK_CROWDS, QUICK_CROWDS),
             )
             for name, grid in self.grids.items()
+            if grid.requests[0] <= QUICK_REQUESTS
         }
         engines = self.engines if self.engines is not None else list(QUICK_ENGINES)
-        return replace(self, grids=grids, engines=engines, time_limit_s=min(self.time_limit_s, QUICK_LIMIT_S))
+        limit_s = min(self.time_limit_s, QUICK_LIMIT_S)
+        return replace(self, grids=grids or self.grids, engines=engines, time_limit_s=limit_s)
 
     def check(self) -> None:
         """Raises PecGymError for names that do not exist and values that cannot be."""
