@@ -31,6 +31,8 @@ _READS_RESULTS = (
     ),
     *("evaluation/paper/", "evaluation/room.py"),
     *("evaluation/infermax/figures.py", "evaluation/infermax/page", "evaluation/infermax/prose.yaml"),
+    *("evaluation/optimum/figures.py", "evaluation/optimum/page", "evaluation/optimum/prose.yaml"),
+    *("evaluation/optimum/gaps.py", "evaluation/optimum/tables.py"),
 )
 
 

@@ -279,7 +279,8 @@ def write_summary(rows: list[dict[str, Any]], out: Path, bounds: Sequence[dict[s
     lists = {"summary.json": rows}
     if bounds:
         lists["bound.json"] = with_all[len(rows) :]
-        tables["distances.csv"] = distances(rows, bounds)
+        if known := distances(rows, bounds):
+            tables["distances.csv"] = known
     for name, content in lists.items():
         with _replacing(out / name) as path:
             path.write_text(json.dumps(content, indent=1))

@@ -63,7 +63,10 @@ def averages_bound_ps(problem: Problem, seconds: float) -> int:
         model.add_linear_constraint(count <= batches)
     model.add_linear_constraint(batches <= prefills + decodes)
     model.minimize(mathopt.fast_sum(costs))
-    limit = mathopt.SolveParameters(time_limit=datetime.timedelta(seconds=seconds))
-    result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=limit)
+    parameters = mathopt.SolveParameters(
+        time_limit=datetime.timedelta(seconds=seconds),
+        presolve=mathopt.Emphasis.OFF,  # it ends the process on some of these models; without it they take as long
+    )
+    result = mathopt.solve(model, mathopt.SolverType.HIGHS, params=parameters)
     bound = result.termination.objective_bounds.dual_bound
     return int(bound * (1 - 1e-6) * unit_ps) if math.isfinite(bound) else 0

@@ -330,7 +330,7 @@ def expand(tables: Any, graph: Any, parent: int, target: int) -> bool:
 
 
 def expand_nodes(tables: Any, graph: Any, most: int) -> int:  # pragma: no cover - compiled
-    """Takes nodes off the queue, those with the smallest bound first, until some `most` batches and evictions were looked at."""
+    """Takes nodes off the queue, those with the smallest bound first, until it has looked at some `most` batches."""
     counters = graph.counters
     counters[N_BATCHES] = 0
     while counters[N_BATCHES] < most:

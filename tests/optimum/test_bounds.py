@@ -13,7 +13,9 @@ import pytest
 from pecgym.costs import load_profile
 from pecgym.engine import Simulator, load_engine
 from pecgym.errors import PecGymError
-from pecgym.optimum import solve
+from pecgym.optimum import make_problem, solve
+from pecgym.optimum.averages import averages_bound_ps
+from pecgym.optimum.relaxation import Relaxation
 from pecgym.policies import load_policy
 from pecgym.workload import Trace
 from tests.naive_optimum import Instance
@@ -179,3 +181,9 @@ def test_chunks_let_a_prompt_exceed_the_batch_limit() -> None:
     found = solve_instance(instance)
     assert_valid(found, instance)
     assert found.status == "optimal"
+
+
+def test_the_bound_for_many_requests_survives_the_solver() -> None:
+    """A model on which HiGHS's presolve ends the process."""
+    problem = make_problem([8] * 1024, [32] * 1024, LLAMA_7B, kv_capacity_tokens=752, eviction="peak")
+    assert averages_bound_ps(problem, 2.0) > Relaxation(problem).bound_ps()

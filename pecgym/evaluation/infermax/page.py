@@ -15,7 +15,7 @@ from pecgym.evaluation.infermax.figures import count
 from pecgym.evaluation.infermax.five_minutes import BUSY_TOKENS
 from pecgym.evaluation.infermax.page_offline import offline_section
 from pecgym.evaluation.infermax.page_online import online_section
-from pecgym.evaluation.infermax.page_text import say, table
+from pecgym.evaluation.infermax.page_text import say, table, write_text
 from pecgym.evaluation.infermax.study import Rows
 from pecgym.evaluation.paper.targets import plain
 
@@ -25,7 +25,6 @@ PAPER_FIVE_MINUTES_S = (0.33, 130.0)
 
 def write_page(rows: Rows, config: InfermaxConfig, path: Path, pictures: Path, command: str) -> list[Path]:
     """Writes the page and its pictures; returns their paths. What stands under "The optimum" is kept."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     pictures.mkdir(parents=True, exist_ok=True)
     writers: dict[str, Callable[[Any, Path, str], str]] = {
         "offline": offline_section,
@@ -40,20 +39,28 @@ def write_page(rows: Rows, config: InfermaxConfig, path: Path, pictures: Path, c
             picture = pictures / f"infermax-{name.replace('_', '-')}.png"
             parts.append(write(rows[name], picture, Path(os.path.relpath(picture, path.parent)).as_posix()))
             files.append(picture)
-    parts += [_kept_optimum(path), say("results")]
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text("\n\n".join(part.strip() for part in parts) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    optimum = say("optimum") if (kept := optimum_of(path)) is None else kept
+    parts += [f"{OPTIMUM_HEADING}\n\n{optimum.strip()}", say("results")]
+    write_text(path, "\n\n".join(part.strip() for part in parts) + "\n")
     return files
 
 
-def _kept_optimum(path: Path) -> str:
-    """The section on the optimum as the page has it, which another command writes."""
+def optimum_of(path: Path) -> str | None:
+    """What the page has under "The optimum", which scripts/optimum.py writes; None: the page, or the heading, is not
+    there."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if OPTIMUM_HEADING not in text:
-        return f"{OPTIMUM_HEADING}\n\n{say('optimum')}"
-    section = text.split(OPTIMUM_HEADING, 1)[1].split("\n## ", 1)[0]
-    return OPTIMUM_HEADING + "\n\n" + section.strip()
+        return None
+    return text.split(OPTIMUM_HEADING, 1)[1].split("\n## ", 1)[0]
+
+
+def write_optimum(path: Path, section: str) -> None:
+    """Puts the section on the optimum, without its heading, in its place in the page; at its end if it has none."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if (before := optimum_of(path)) is None:
+        text, before = f"{text.rstrip()}\n\n{OPTIMUM_HEADING}\n".lstrip(), "\n"
+    whole = OPTIMUM_HEADING + before
+    write_text(path, text.replace(whole, f"{OPTIMUM_HEADING}\n\n{section.strip()}\n", 1))
 
 
 def _five_minutes(rows: list[Any], picture: Path, link: str) -> str:

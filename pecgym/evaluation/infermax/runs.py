@@ -9,25 +9,41 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TextIO
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from pecgym.errors import EngineError, SpecError
-from pecgym.evaluation.infermax.cells import Cell, Row
+from pecgym.evaluation.infermax.cells import Row
 from pecgym.evaluation.run import end_with_parent
 
 KEPT = "cells.jsonl"
 Found = dict[str, list[Row]]
 
 
+class Runnable(Protocol):
+    """A cell of a study."""
+
+    def key(self) -> str:
+        """A hash of all that may change its result."""
+
+    def run(self) -> Found:
+        """Its result, as JSON can hold it. Raises PecGymError."""
+
+
 def run_cells(
-    cells: Sequence[Cell], out: Path, *, workers: int | None = None, fresh: bool = False, show: bool = True
+    cells: Sequence[Runnable],
+    out: Path,
+    *,
+    workers: int | None = None,
+    fresh: bool = False,
+    show: bool = True,
+    title: str = "infermax",
 ) -> list[Found]:
     """What each cell gave. Those that `out` holds are not run again unless `fresh`; a new one is kept there as it ends.
 
-    workers: processes, None: one per core. show: whether to show how far it is. Raises PecGymError.
+    workers: processes, None: one per core. show: whether to show how far it is, under `title`. Raises PecGymError.
     """
     if workers is not None and workers < 1:
         raise SpecError(f"workers={workers}: must be 1 or more")
@@ -38,7 +54,7 @@ def run_cells(
     kept = _kept(out / KEPT)
     todo = {key: cell for key, cell in zip(keys, cells, strict=True) if key not in kept}
     bar = Progress(
-        TextColumn("infermax"),
+        TextColumn(title),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("cells,"),
@@ -59,7 +75,7 @@ def run_cells(
     return [kept[key] for key in keys]
 
 
-def _done(todo: Mapping[str, Cell], workers: int) -> Iterator[tuple[str, Found]]:
+def _done(todo: Mapping[str, Runnable], workers: int) -> Iterator[tuple[str, Found]]:
     """Each key with what its cell gave, as they end."""
     if workers <= 1:
         for key, cell in todo.items():
@@ -100,3 +116,10 @@ def _kept(path: Path) -> dict[str, Found]:
     if whole < path.stat().st_size:
         os.truncate(path, whole)
     return kept
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """A JSON file with a row in each line; whole or not at all."""
+    temporary = path.with_name(f"{path.name}.part")
+    temporary.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    temporary.replace(path)

@@ -11,7 +11,7 @@ from pecgym.errors import SpecError
 from pecgym.evaluation.infermax import five_minutes, offline, online, swap
 from pecgym.evaluation.infermax.cells import Cell, Row
 from pecgym.evaluation.infermax.config import InfermaxConfig
-from pecgym.evaluation.infermax.runs import Found, run_cells
+from pecgym.evaluation.infermax.runs import Found, run_cells, write_rows
 from pecgym.policies import load_policy
 
 Rows = dict[str, list[Row]]
@@ -47,15 +47,9 @@ def run(config: InfermaxConfig) -> Rows:
     found = run_cells(cells, out, workers=config.workers, fresh=config.fresh)
     first = 0
     for name, (each, rows) in chosen.items():
-        _write(out / f"{name}.json", rows(each, found[first : first + len(each)]))
+        write_rows(out / f"{name}.json", rows(each, found[first : first + len(each)]))
         first += len(each)
     if "five_minutes" in config.experiments:
-        _write(out / "five_minutes.json", five_minutes.rows(config.five_minutes))
+        write_rows(out / "five_minutes.json", five_minutes.rows(config.five_minutes))
     files = {name: out / f"{name}.json" for name in EXPERIMENTS}
     return {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
-
-
-def _write(path: Path, rows: list[Row]) -> None:
-    temporary = path.with_name(f"{path.name}.part")
-    temporary.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
-    temporary.replace(path)
