@@ -19,6 +19,7 @@ from pecgym.analysis.comparison import CONFIDENCE, RESAMPLES
 from pecgym.analysis.metrics import makespan_s
 from pecgym.cluster import Cluster
 from pecgym.configs import EngineConfig
+from pecgym.engine.variants import BASES, variant_names
 from pecgym.envs.config import EnvConfig, EpisodeConfig
 from pecgym.envs.driver import agent_policy
 from pecgym.envs.spaces import WAITING
@@ -29,16 +30,7 @@ from pecgym.policies.agents import REPLICA_LEVEL, load_agent, training_seeds
 from pecgym.random import random_stream
 from pecgym.workload import Trace
 
-ENGINES = ("vllm", "vllm_hybrid", "sarathi", "sarathi_unlimited", "sarathi_no_chunk", "sarathi_no_hybrid")
-VARIANTS: Mapping[str, Mapping[str, str]] = {
-    "NRF": {"reservation": "prompt", "victim": "newest"},
-    "SRF": {"reservation": "prompt", "victim": "fewest_computed"},
-    "hist": {"reservation": "history", "victim": "newest"},
-    "peak": {"reservation": "peak", "victim": "newest"},
-    "SJF": {"reservation": "prompt", "victim": "fewest_computed", "queue_order": "shortest"},
-}
-"""INFERMAX's switches: who is evicted, and how much memory admission sets aside; and the shortest output first, as
-"peak" with true output lengths."""
+SHORTEST_FIRST = "shortest output first, SRF"
 BEST, BOUND, REACH = "optimum: best found", "optimum: bound", "best in the environment"
 RANDOM, LONGEST_FIRST = "random valid actions", "longest output first"
 _LEFT_TOKENS = [feature.name for feature in WAITING].index("left_tokens")
@@ -136,9 +128,12 @@ class Instances:
         """By name, what gives the makespan of an instance; every training seed of an agent by itself."""
         longest = agent_policy(LONGEST_FIRST, LongestFirst(self.config))
         found = {RANDOM: self._random, LONGEST_FIRST: self._by_policy(longest)}
-        for engine in ENGINES:
-            for variant, changes in VARIANTS.items():
-                found[f"{engine}, {variant}"] = self._by_engine(engine, changes)
+        for preset in (*BASES, *variant_names()):
+            found[preset] = self._by_engine(preset)
+        for preset in BASES:
+            found[f"{preset}, {SHORTEST_FIRST}"] = self._by_engine(
+                preset, queue_order="shortest", victim="fewest_computed"
+            )
         for agent in (seed for name in agents for seed in training_seeds(name)):
             if load_agent(agent).level != REPLICA_LEVEL:
                 raise SpecError(f"agent {agent}: decides in a cluster; here are agents of Replica-v0")
@@ -151,7 +146,7 @@ class Instances:
     def _by_policy(self, policy: Policy) -> Callable[[int], float]:
         return lambda k: self.served(k, self.config.engine, policy)
 
-    def _by_engine(self, name: str, changes: Mapping[str, str]) -> Callable[[int], float]:
+    def _by_engine(self, name: str, **changes: str) -> Callable[[int], float]:
         own = EngineConfig(name=name).load()
         shared = {key: getattr(self.config.engine, key) for key in ("max_batch_tokens", "block_tokens", "watermark")}
         memory = {"kv_capacity_tokens": self.sizes[0]}

@@ -22,9 +22,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from pecgym.engine.variants import BASES, variant_of
 from pecgym.envs.config import env_config
 from pecgym.envs.presets import preset_settings
 from pecgym.errors import PecGymError, SpecError
+from pecgym.evaluation.keys import digest_of, package_hash, policy_source
+from pecgym.policies.agents import training_seeds
 
 try:
     from agents.offline import Instances, measured, summary
@@ -32,9 +35,8 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}: agents need pip install -e '.[train]'")
 
-NO_ENGINE = ("optimum", "best in", "ppo/", "random", "longest")
-"""What a name begins with that is none; of the engines the table shows the best three, and two presets whole."""
-ALWAYS = ("vllm, ", "sarathi_no_chunk, ")
+ALWAYS = ("vllm", "sarathi_no_chunk")
+"""Presets that the table shows under every rule; of the others, those among the best three."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -86,6 +88,9 @@ def _measure(args: argparse.Namespace) -> list[dict[str, float]]:
     instances = Instances.held_out(config, args.instances)
     args.out.mkdir(parents=True, exist_ok=True)
     asked = {key: value for key, value in vars(args).items() if key not in ("out", "instances")}
+    seeds = [seed for agent in args.agents for seed in training_seeds(agent)]
+    sources = [policy_source(seed, config.model, config.scenario.name) for seed in seeds]
+    asked["code"] = digest_of([package_hash(), *sources])
     _check_folder(args.out / "asked.json", asked)
     kept = args.out / "instances.jsonl"
     known: dict[int, dict[str, float]] = {}
@@ -114,14 +119,22 @@ def _table(found: dict[str, dict[str, Any]], title: str) -> Table:
     table.add_column("")
     for heading in ("mean makespan, ms", "mean ratio to the best", "95% interval"):
         table.add_column(heading, justify="right")
-    engines = [name for name in found if not name.startswith(NO_ENGINE)]
+    preset_of = {name: preset for name in found if (preset := _preset_of(name))}
+    best = list(preset_of)[:3]
     for name, entry in found.items():
-        if name in engines[3:] and not name.startswith(ALWAYS):
+        if name in preset_of and name not in best and preset_of[name] not in ALWAYS:
             continue
         low_high = "{:.3f} to {:.3f}".format(*entry["interval"]) if "interval" in entry else ""
         ratio = f"{entry['ratio']:.3f}" if "ratio" in entry else ""
         table.add_row(Text(name), f"{entry['mean_ms']:.2f}", ratio, low_high)
     return table
+
+
+def _preset_of(name: str) -> str | None:
+    """The preset that a row is about, under whatever rule; None for a row that is about none."""
+    engine = name.split(", ")[0]
+    base, _ = variant_of(engine) or (engine, {})
+    return base if base in BASES else None
 
 
 if __name__ == "__main__":
