@@ -306,3 +306,12 @@ def test_a_worker_that_dies_is_named(tmp_path: Path) -> None:
 def test_plans_that_make_no_sense_are_refused(plan: EvaluationPlan, message: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=message):
         evaluate(plan, tmp_path, workers=1)
+
+
+def test_runs_that_are_cut_short_have_no_bound(tmp_path: Path) -> None:
+    keys = ("policies=[fifo]", "workload.stop_s=60", "model=llama-3.1-8b", "cluster=a100_x1", f"out={tmp_path}")
+    done = run_script("until_s=5", *keys)
+    assert done.returncode == 0, done.stderr
+    assert "bound" not in done.stdout
+    assert (tmp_path / "requests.parquet").exists()
+    assert not (tmp_path / "bound.json").exists()
