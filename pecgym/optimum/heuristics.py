@@ -16,21 +16,22 @@ _SLOT_LIMITS = 6
 
 def best_of_engines(problem: Problem, until_s: float, tries: int | None = None) -> Schedule:
     """The best schedule of the engine that keeps the problem's limits, of the settings that were tried until
-    time.monotonic() was `until_s`, at most `tries`; at least that of one request at a time, which always does."""
-    alone = EngineSettings(batching="none", reservation="peak", chunk_tokens=problem.max_batch_tokens * problem.chunked)
-    best_schedule = schedule_of(problem, alone)
-    best_ps = problem.cost_ps(best_schedule)
+    time.monotonic() was `until_s`, at most `tries`, but at least until one did; without any, one request at a time."""
+    best: tuple[int, Schedule] | None = None
     for settings in islice(_settings(problem), tries):
-        if time.monotonic() > until_s:
+        if best is not None and time.monotonic() > until_s:
             break
         schedule = schedule_of(problem, settings)
         try:
             cost_ps = problem.cost_ps(schedule)
         except SpecError:  # the engine lets the first whole prompt of a batch exceed its tokens
             continue
-        if cost_ps < best_ps:
-            best_ps, best_schedule = cost_ps, schedule
-    return best_schedule
+        if best is None or cost_ps < best[0]:
+            best = cost_ps, schedule
+    if best is not None:
+        return best[1]
+    chunk_tokens = problem.max_batch_tokens if problem.chunked else 0
+    return schedule_of(problem, EngineSettings(batching="none", reservation="peak", chunk_tokens=chunk_tokens))
 
 
 def _settings(problem: Problem) -> Iterator[EngineSettings]:

@@ -144,11 +144,14 @@ class Problem:
             yield from self._steps_from(lengths, progress.evicted)
 
     def _steps_from(self, lengths: Lengths, progress: Progress) -> Iterator[Step]:
-        prompt = lengths.input_tokens + progress.emitted
-        wanted = prompt - progress.held
-        least = 1 if self.chunked and not progress.decoding else wanted
-        for tokens in range(least, min(wanted, self.max_batch_tokens) + 1):
+        for tokens in self._token_counts(lengths, progress):
             yield Step(progress, tokens, self.after(lengths, progress, tokens))
+
+    def _token_counts(self, lengths: Lengths, progress: Progress) -> range:
+        """New tokens that a request may get in one batch."""
+        wanted = lengths.input_tokens + progress.emitted - progress.held
+        least = 1 if self.chunked and not progress.decoding else wanted
+        return range(least, min(wanted, self.max_batch_tokens) + 1)
 
     def after(self, lengths: Lengths, progress: Progress, tokens: int) -> Progress:
         """Where a request stands that has computed `tokens` new ones: with its prompt complete it emits one."""
@@ -181,39 +184,41 @@ class Problem:
     def cost_ps(self, schedule: Schedule) -> int:
         """The time of a schedule, in ps. Raises SpecError, naming batch and request, where it breaks a limit."""
         at = [Progress() for _ in self.requests]
-        total = 0
+        total_ps = blocks = 0
         for j, batch in enumerate(schedule.batches):
-            total += self._step(f"batch {j}", at, batch)
+            time_ps, blocks = self._step(f"batch {j}", at, blocks, batch)
+            total_ps += time_ps
         for i, (lengths, progress) in enumerate(zip(self.requests, at, strict=True)):
             if not self.is_done(lengths, progress):
                 raise SpecError(f"schedule: request {i} ends with {progress.emitted} of {lengths.output_tokens} tokens")
-        return total
+        return total_ps
 
-    def _step(self, where: str, at: list[Progress], batch: Batch) -> int:
-        """Does one batch: changes `at`, and returns its time."""
+    def _step(self, where: str, at: list[Progress], blocks: int, batch: Batch) -> tuple[int, int]:
+        """Does one batch: changes `at`, and returns its time and the blocks that are held after it; blocks: before."""
         if not batch.tokens:
             raise SpecError(f"schedule: {where} is empty")
         for i in batch.evicted:
             if at[i].held == 0 or self.eviction != "free":
                 raise SpecError(f"schedule: {where} evicts request {i}, which holds nothing or may not be evicted")
+            blocks -= self.blocks_during(self.requests[i], at[i].held)
             at[i] = at[i].evicted
-        for i in batch.tokens:
-            if self.is_done(self.requests[i], at[i]):
-                raise SpecError(f"schedule: {where} has request {i}, which is done")
-        parts = [(at[i], tokens) for i, tokens in batch.tokens.items()]
-        held = {i: progress.held for i, progress in enumerate(at)}
+        parts, freed = [], 0
         for i, tokens in batch.tokens.items():
-            lengths = self.requests[i]
-            if all(step.tokens != tokens for step in self._steps_from(lengths, at[i])):
+            lengths, before = self.requests[i], at[i]
+            if self.is_done(lengths, before):
+                raise SpecError(f"schedule: {where} has request {i}, which is done")
+            if tokens not in self._token_counts(lengths, before):
                 raise SpecError(f"schedule: {where} gives request {i} {tokens} tokens, which it cannot use")
-            held[i] += tokens
-            at[i] = self.after(lengths, at[i], tokens)
-        blocks = sum(self.blocks_during(self.requests[i], tokens) for i, tokens in held.items())
+            parts.append((before, tokens))
+            at[i] = self.after(lengths, before, tokens)
+            during = self.blocks_during(lengths, before.held + tokens)
+            blocks += during - self.blocks_during(lengths, before.held)
+            freed += during - self.blocks_during(lengths, at[i].held)
         if blocks > self.kv_blocks:
             raise SpecError(f"schedule: {where} holds {blocks} blocks of KV memory, of {self.kv_blocks}")
         if sum(batch.tokens.values()) > self.max_batch_tokens:
             raise SpecError(f"schedule: {where} has more than {self.max_batch_tokens} new tokens")
-        return self.batch_ps(parts)
+        return self.batch_ps(parts), blocks - freed
 
 
 def make_problem(
