@@ -40,18 +40,9 @@ def write_page(
     limits = ", ".join(f"`{key}={value}`" for key, value in config.limits.items())
     as_shipped = shipped_of(config, shipped)
     is_whole = all(name in as_shipped for name in rows)
-    parts, files = (
-        [
-            say(
-                "head",
-                command=command,
-                limits=limits,
-                lasts=say_if(is_whole, "lasts"),
-                budget=say_if(is_whole, "budget"),
-            )
-        ],
-        [path],
-    )
+    lasts, budget = (say_if(is_whole, key) for key in ("lasts", "budget"))
+    parts = [say("head", command=command, limits=limits, lasts=lasts, budget=budget)]
+    files = [path]
     for name, write in writers.items():
         if rows.get(name):
             picture = pictures / f"infermax-{name.replace('_', '-')}.png"
