@@ -1,10 +1,14 @@
-"""INFERMAX's experiments, run again: docs/infermax.md and its pictures.
+"""INFERMAX's experiments, run again: a page as docs/infermax.md, and its pictures.
 
-    python scripts/infermax.py                                                   # all of them, minutes
-    python scripts/infermax.py experiments=[online] workload.path=my_trace.csv out=results/mine page=results/mine.md
-    python scripts/infermax.py quick=true out=results/quick page=results/quick.md figures=results    # seconds
+    python scripts/infermax.py                                                  # all of them, minutes
+    python scripts/infermax.py experiments=[online] workload.path=my_trace.csv out=results/mine
+    python scripts/infermax.py quick=true out=results/quick                     # seconds
+    python scripts/infermax.py 'online.workloads=[azure2023_conv,azure2023_conv_trace]' \\
+        page=docs/infermax.md figures=docs/assets                               # the shipped page
 
-A run that was interrupted continues where it stopped when it is started again. Needs Matplotlib.
+The page is `page.md` in `out` unless `page` names another. What it concludes from the shipped settings it leaves out
+where an experiment has others. A run that was interrupted continues where it stopped when it is started again. Needs
+Matplotlib.
 """
 
 from __future__ import annotations
@@ -12,10 +16,10 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra import compose
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -24,6 +28,7 @@ from rich.text import Text
 from pecgym.configs import WorkloadConfig
 from pecgym.errors import PecGymError
 from pecgym.evaluation.infermax import InfermaxConfig, run
+from pecgym.evaluation.infermax.page_text import places
 
 store = ConfigStore.instance()
 store.store(group="schema", name="infermax", node=InfermaxConfig, package="_global_")
@@ -34,11 +39,13 @@ store.store(group="schema", name="workload", node=WorkloadConfig)
 def main(config: InfermaxConfig) -> None:
     console = Console(stderr=True)
     values: Any = OmegaConf.to_object(config)
+    shipped: Any = OmegaConf.to_object(compose("infermax"))
     command = shlex.join(["python", "scripts/infermax.py", *sys.argv[1:]])
     try:
         from pecgym.evaluation.infermax.page import write_page
 
-        files = write_page(run(values), values, Path(values.page), Path(values.figures), command)
+        page, figures = places(values.out, values.page, values.figures)
+        files = write_page(run(values), values, shipped, page, figures, command)
     except (PecGymError, OSError) as error:
         console.print(Text.assemble(("error: ", "red"), str(error)), highlight=False, soft_wrap=True)
         sys.exit(2)

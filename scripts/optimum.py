@@ -1,11 +1,13 @@
-"""How far every engine preset is from the optimum: tables, pictures, and the section on it in docs/infermax.md.
+"""How far every engine preset is from the optimum: tables, pictures, and a section as that of docs/infermax.md.
 
-    python scripts/optimum.py                                                                       # minutes
-    python scripts/optimum.py '~grids.large' 'grids.small.input_tokens=[16,512]' page=results/mine.md figures=results
-    python scripts/optimum.py quick=true out=results/quick page=results/quick.md figures=results    # a look
+    python scripts/optimum.py                                                   # minutes
+    python scripts/optimum.py '~grids.large' 'grids.small.input_tokens=[16,512]' out=results/mine
+    python scripts/optimum.py quick=true out=results/quick                      # a look
+    python scripts/optimum.py page=docs/infermax.md figures=docs/assets         # the shipped section
 
-A run that was interrupted continues where it stopped when it is started again. Needs Matplotlib, and the solvers of the
-extra `optimum`.
+The section is written into `page.md` in `out` unless `page` names another page, of which all else stays. What it
+concludes from the shipped settings it leaves out where they are others. A run that was interrupted continues where it
+stopped when it is started again. Needs Matplotlib, and the solvers of the extra `optimum`.
 """
 
 from __future__ import annotations
@@ -14,10 +16,10 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra import compose
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 from rich.box import HEAVY_HEAD
@@ -27,6 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pecgym.errors import PecGymError
+from pecgym.evaluation.infermax.page_text import places
 from pecgym.evaluation.optimum import OptimumConfig, run
 from pecgym.evaluation.optimum.gaps import points
 from pecgym.evaluation.optimum.tables import families, gains, reach
@@ -38,13 +41,15 @@ ConfigStore.instance().store(group="schema", name="optimum", node=OptimumConfig,
 def main(config: OptimumConfig) -> None:
     console = Console(stderr=True)
     values: Any = OmegaConf.to_object(config)
+    shipped: Any = OmegaConf.to_object(compose("optimum"))
     command = shlex.join(["python", "scripts/optimum.py", *sys.argv[1:]])
     try:
         from pecgym.evaluation.optimum.page import write_section
 
         rows = run(values)
         found = points(rows["optima"], rows["gaps"])
-        files = write_section(found, values, Path(values.page), Path(values.figures), command)
+        page, figures = places(values.out, values.page, values.figures)
+        files = write_section(found, values, shipped, page, figures, command)
     except (PecGymError, OSError) as error:
         console.print(Text.assemble(("error: ", "red"), str(error)), highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
+import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 import pecgym
 from pecgym.configs import WorkloadConfig
@@ -22,8 +27,10 @@ from pecgym.evaluation import keys
 from pecgym.evaluation.infermax import InfermaxConfig, five_minutes, offline, online, run, swap
 from pecgym.evaluation.infermax.cells import METRICS, Burst, Cell, Engine, Windows, capacities
 from pecgym.evaluation.infermax.config import FiveMinutesConfig, OfflineConfig, OnlineConfig, SwapConfig
-from pecgym.evaluation.infermax.page import OPTIMUM_HEADING, write_page
+from pecgym.evaluation.infermax.page import OPTIMUM_HEADING, shipped_of, write_page
+from pecgym.evaluation.infermax.page_text import places
 from pecgym.evaluation.infermax.runs import KEPT, run_cells
+from pecgym.evaluation.infermax.study import SETTINGS
 from pecgym.workload import Trace
 from tests.conftest import REPOSITORY
 
@@ -198,7 +205,8 @@ def test_the_page_has_every_section_and_keeps_that_of_the_optimum(
 ) -> None:
     settings, rows = done
     page = tmp_path / "docs" / "page.md"
-    files = write_page(rows, settings, page, tmp_path / "docs" / "assets", "python scripts/infermax.py")
+    assets = page.parent / "assets"
+    files = write_page(rows, settings, settings, page, assets, "python scripts/infermax.py")
     names = ("offline", "online", "five-minutes", "swap")
     assert files == [page, *(page.parent / "assets" / f"infermax-{name}.png" for name in names)]
     assert all(path.stat().st_size > 5000 for path in files[1:])
@@ -209,9 +217,107 @@ def test_the_page_has_every_section_and_keeps_that_of_the_optimum(
     speedup = max(pair.speedup for pair in offline.pairs(rows["offline"]) if pair.capacity_tokens == 100)
     assert f"**{speedup:.2f}x** (I = 1, O = 64)" in text
     page.write_text(text.replace(OPTIMUM_HEADING, OPTIMUM_HEADING + "\n\nGaps of all presets.\n\n### At I = 8\n\n", 1))
-    write_page(rows, settings, page, page.parent / "assets", "python scripts/infermax.py")
+    write_page(rows, settings, settings, page, assets, "python scripts/infermax.py")
     assert "Gaps of all presets.\n\n### At I = 8" in page.read_text()
     assert page.read_text().count("\n## ") == len(headings)
+
+
+CONCLUSIONS = {
+    "offline": ("Preempting pays where", "A GPU is rented by time"),
+    "online": ("SRF is resolved as better", "vanishes without contention"),
+    "five_minutes": ("cases lie inside the paper's range",),
+    "swap": ("The estimate by hand predicts the runs",),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "change"),
+    [
+        ({"offline"}, lambda c: replace(c, offline=replace(c.offline, requests=64))),
+        ({"online"}, lambda c: replace(c, online=replace(c.online, loads=[0.5, 1.1]))),
+        ({"online", "swap"}, lambda c: replace(c, online=replace(c.online, seeds=[0]))),
+        ({"online", "swap"}, lambda c: replace(c, workload=WorkloadConfig(duration_s=60.0))),
+        ({"five_minutes"}, lambda c: replace(c, five_minutes=FiveMinutesConfig([PROFILE], [16], [512]))),
+        ({"swap"}, lambda c: replace(c, swap=replace(c.swap, gb_per_s=[1.0, 2.0]))),
+        ({"offline", "online", "swap"}, lambda c: replace(c, limits=LIMITS | {"watermark": 0.01})),
+        (set(), lambda c: replace(c, online=replace(c.online, workloads=["azure2023_conv", "azure2023_conv_trace"]))),
+        (set(), lambda c: replace(c, workers=2, fresh=True)),
+    ],
+)
+def test_conclusions_are_left_out_where_the_shipped_settings_are_others(
+    changed: set[str], change: Any, done: tuple[InfermaxConfig, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings, rows = done
+    page = tmp_path / "page.md"
+    write_page(rows, settings, change(settings), page, tmp_path, "python scripts/infermax.py")
+    text = page.read_text()
+    for name, sentences in CONCLUSIONS.items():
+        assert [sentence in text for sentence in sentences] == [name not in changed] * len(sentences)
+    assert ("the paper's budget of C" in text) == (not changed)
+    assert "\n\n\n" not in text
+    assert not [line for line in text.splitlines() if line != line.rstrip()]
+
+
+def test_rows_of_earlier_calls_keep_their_settings(tmp_path: Path) -> None:
+    first = replace(config(tmp_path), experiments=["five_minutes"])
+    rows = run(replace(first, five_minutes=FiveMinutesConfig([PROFILE], [16], [512])))
+    write_page(rows, first, first, tmp_path / "page.md", tmp_path, "")
+    assert "cases lie inside" not in (tmp_path / "page.md").read_text()
+    rows = run(replace(first, experiments=["offline"], offline=OfflineConfig([PROFILE], ["vllm"], 8, [4], [100])))
+    write_page(rows, first, first, tmp_path / "page.md", tmp_path, "")
+    assert "cases lie inside" not in (tmp_path / "page.md").read_text()
+    write_page(run(first), first, first, tmp_path / "page.md", tmp_path, "")
+    text = (tmp_path / "page.md").read_text()
+    assert "cases lie inside" in text
+    assert "Preempting pays where" not in text
+
+
+def documented(script: str) -> list[list[str]]:
+    """The arguments of each command of the page that starts a script."""
+    text = (REPOSITORY / "docs" / "infermax.md").read_text().replace("\\\n", " ")
+    return [shlex.split(rest) for rest in re.findall(rf"^python scripts/{script}\.py\b(.*)$", text, re.MULTILINE)]
+
+
+def composed(script: str, *overrides: str) -> Any:
+    importlib.import_module(f"scripts.{script}")
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        return OmegaConf.to_object(compose(script, list(overrides)))
+
+
+@pytest.mark.parametrize(("script", "commands"), [("infermax", 2), ("optimum", 1)])
+def test_the_commands_of_the_page_are_right(script: str, commands: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    found = documented(script)
+    assert len(found) == commands
+    for arguments in found:
+        composed(script, *arguments).check()
+    of_page = composed(script, *found[0])
+    assert places(of_page.out, of_page.page, of_page.figures) == (Path("docs/infermax.md"), Path("docs/assets"))
+
+
+def test_without_a_page_nothing_is_written_outside_the_folder_of_the_results() -> None:
+    for script in ("infermax", "optimum"):
+        settings = composed(script, "out=results/mine")
+        found = places(settings.out, settings.page, settings.figures)
+        assert found == (Path("results/mine/page.md"), Path("results/mine"))
+
+
+def test_the_command_of_the_page_gives_the_page_its_conclusions(tmp_path: Path) -> None:
+    shipped, of_page = composed("infermax"), composed("infermax", *documented("infermax")[0], f"out={tmp_path}")
+    for settings, expected in ((of_page, set(CONCLUSIONS)), (replace(of_page, quick=True), set())):
+        kept = {name: settings.settings_of(name) for name in CONCLUSIONS}
+        (tmp_path / SETTINGS).write_text(json.dumps(kept))
+        assert shipped_of(settings, shipped) == expected
+
+
+def test_the_small_command_of_the_page_runs(tmp_path: Path) -> None:
+    arguments = [each for each in documented("infermax")[1] if not each.startswith("out=")]
+    small = ["offline.tokens=[16,1024]", "offline.requests=32", "workers=1", f"out={tmp_path}"]
+    command = [sys.executable, "scripts/infermax.py", *arguments, *small]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert {"page.md", "infermax-offline.png", "offline.json", SETTINGS} <= {path.name for path in tmp_path.iterdir()}
+    assert "Preempting pays where" not in (tmp_path / "page.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -219,7 +325,11 @@ def test_the_page_has_every_section_and_keeps_that_of_the_optimum(
     [
         (lambda c: c.experiments.append("onlin"), "experiments: onlin does not exist; choose of offline"),
         (lambda c: c.offline.presets.append("vlm"), "no preset named 'vlm'"),
-        (lambda c: c.offline.presets.append("vllm_srf"), "never evicts"),
+        (
+            lambda c: c.offline.presets.append("orca_hist"),
+            "offline.presets: 'orca_hist' has no never-preempting partner 'orca_hist_no_evict': choose of vllm, ",
+        ),
+        (lambda c: c.offline.presets.append("vllm_srf"), "offline.presets: 'vllm_srf' has no never-preempting partner"),
         (lambda c: c.online.rules.append("_fast"), "no preset named 'vllm_fast'"),
         (lambda c: c.offline.tokens.clear(), "offline.tokens: give at least one"),
         (lambda c: c.offline.tokens.append(0), "offline.tokens: 0 must be above 0"),
@@ -251,8 +361,7 @@ def test_quick_keeps_the_ends_and_the_middle() -> None:
 
 def test_the_script_refuses_unknown_keys_and_says_what_it_wrote(tmp_path: Path) -> None:
     def script(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "scripts/infermax.py", *arguments, f"out={tmp_path}", f"figures={tmp_path}"]
-        command.append(f"page={tmp_path / 'page.md'}")
+        command = [sys.executable, "scripts/infermax.py", *arguments, f"out={tmp_path}"]
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
 
     refused = script("offline.tokn=[1]")
@@ -262,6 +371,9 @@ def test_the_script_refuses_unknown_keys_and_says_what_it_wrote(tmp_path: Path) 
     assert done.returncode == 0, done.stderr
     assert "page.md" in done.stdout
     assert "## The five-minute rule" in (tmp_path / "page.md").read_text()
+    assert "cases lie inside" not in (tmp_path / "page.md").read_text()
+    assert script("experiments=[five_minutes]").returncode == 0
+    assert "66 of 80 cases lie inside" in (tmp_path / "page.md").read_text()
 
 
 def test_words_and_pictures_of_the_page_change_no_key() -> None:

@@ -21,6 +21,7 @@ from pecgym.evaluation.optimum import OptimumConfig, run
 from pecgym.evaluation.optimum.cells import CHUNKED, FREE, NEVER, PEAK, OptimumCell, share_what_is_known
 from pecgym.evaluation.optimum.config import GridConfig
 from pecgym.evaluation.optimum.gaps import Interval, gap_of, middle_and_most, points
+from pecgym.evaluation.optimum.page import write_section
 from pecgym.evaluation.optimum.tables import families, gains, reach
 from pecgym.optimum.problem import make_problem, seconds
 from pecgym.optimum.replay import schedule_of
@@ -136,6 +137,29 @@ def test_a_study_keeps_what_is_done_and_writes_rows(tmp_path: Path) -> None:
     assert sorted(name for line in lines for name in line[0].split(", ")) == sorted(ENGINES)
 
 
+def test_conclusions_are_left_out_where_the_shipped_settings_are_others(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    rows = run(settings)
+    found = points(rows["optima"], rows["gaps"])
+    page = tmp_path / "docs" / "page.md"
+    page.parent.mkdir()
+    for shipped, concludes in (
+        (replace(settings, workers=3, out="elsewhere", page="a.md"), True),
+        (replace(settings, time_limit_s=6.0), False),
+        (replace(settings, engines=None), False),
+        (replace(settings, grids={"tiny": GridConfig([3], [2], [3], crowds=None)}), False),
+        (replace(settings, limits=LIMITS | {"watermark": 0.01}), False),
+    ):
+        page.write_text(f"# Page\n\nText.\n\n{OPTIMUM_HEADING}\n\nOld.\n\n## Data\n\nEnd.\n")
+        write_section(found, settings, shipped, page, tmp_path, "python scripts/optimum.py")
+        text = page.read_text()
+        sentences = ("What it means. With inputs of up to 32", "minutes on 2 cores", "`every_m` has every M")
+        assert [sentence in text for sentence in sentences] == [concludes] * 3
+        assert text.startswith(f"# Page\n\nText.\n\n{OPTIMUM_HEADING}\n\n*How far")
+        assert text.endswith("\n\n## Data\n\nEnd.\n")
+        assert "](../infermax-optimum.png)" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -170,8 +194,7 @@ def test_the_section_takes_its_place_in_the_page(tmp_path: Path) -> None:
 
 def test_the_script_from_end_to_end(tmp_path: Path) -> None:
     def script(*arguments: str) -> subprocess.CompletedProcess[str]:
-        places = [f"out={tmp_path}", f"figures={tmp_path}", f"page={tmp_path / 'page.md'}"]
-        command = [sys.executable, "scripts/optimum.py", *arguments, *places]
+        command = [sys.executable, "scripts/optimum.py", *arguments, f"out={tmp_path}"]
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
 
     refused = script("grids.small.input=[1]")
@@ -192,6 +215,8 @@ def test_the_script_from_end_to_end(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "optima.json").read_text())
     assert [row["capacity_tokens"] for row in rows if row["rule"] == FREE] == [11, 32, 38, 44]
     text = (tmp_path / "page.md").read_text()
+    assert text.startswith(OPTIMUM_HEADING)
+    assert "What it means" not in text
     assert "free  best 24.613 ms, bound 24.613 ms, optimal" in text
     assert "in the engine 24.613 ms" in text
     for name in ("infermax-optimum.png", "infermax-optimum-ranks.png"):

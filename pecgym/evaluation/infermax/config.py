@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pecgym.configs import WorkloadConfig
 from pecgym.costs import load_profile
 from pecgym.engine import load_engine
+from pecgym.engine.variants import BASES
 from pecgym.errors import SpecError
 
 NEVER, HIST, SRF = "_no_evict", "_hist", "_srf"
@@ -109,8 +110,8 @@ class InfermaxConfig:
         offline, online, five_minutes, swap: the experiments.
         workload: of `online` and `swap`.
         out: folder of the results.
-        page: the Markdown page that is written.
-        figures: folder of its pictures.
+        page: the Markdown page that is written; null: page.md in `out`.
+        figures: folder of its pictures; null: `out`.
         quick: whether to thin all of it out, to one profile and a few lengths, loads and windows, for a look.
         workers: processes; null: one per core.
         fresh: whether to do again what `out` holds.
@@ -124,8 +125,8 @@ class InfermaxConfig:
     swap: SwapConfig = field(default_factory=SwapConfig)
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     out: str = "results/infermax"
-    page: str = "docs/infermax.md"
-    figures: str = "docs/assets"
+    page: str | None = None
+    figures: str | None = None
     quick: bool = False
     workers: int | None = None
     fresh: bool = False
@@ -142,6 +143,15 @@ class InfermaxConfig:
         thin["online"] = replace(thin["online"], windows=2, window_requests=200)
         return replace(self, **thin)
 
+    def settings_of(self, experiment: str) -> dict[str, Any]:
+        """What decides the results of an experiment."""
+        whole = asdict(self.thinned())
+        shared = {"five_minutes": (), "offline": ("limits",)}.get(experiment, ("limits", "workload"))
+        settings = {name: whole[name] for name in (experiment, *shared)}
+        if experiment == "swap":
+            settings["online"] = {name: whole["online"][name] for name in ("seeds", "windows", "window_requests")}
+        return settings
+
     def check(self) -> None:
         """Raises PecGymError for names that do not exist and values that cannot be."""
         for workload in (self.workload, *(WorkloadConfig.of(name, self.workload) for name in self.online.workloads)):
@@ -157,7 +167,7 @@ class InfermaxConfig:
         for preset in (*self.offline.presets, *self.online.presets, self.swap.preset):
             load_engine(preset, **self.limits)
         for preset in self.offline.presets:
-            load_engine(preset + NEVER)
+            _check_partner(preset)
         for preset in self.online.presets:
             for rule in self.online.rules:
                 load_engine(preset + rule)
@@ -171,6 +181,17 @@ def _thin(key: str, values: Any) -> Any:
     if key in ("profiles", "presets", "seeds", "workloads"):
         return values[:1]
     return values if len(values) < 4 else [values[0], values[len(values) // 2], values[-1]]
+
+
+def _check_partner(preset: str) -> None:
+    """Raises SpecError for an engine of the offline grid that has no never-preempting partner."""
+    try:
+        load_engine(preset + NEVER)
+    except SpecError as error:
+        raise SpecError(
+            f"offline.presets: {preset!r} has no never-preempting partner {preset + NEVER!r}: "
+            f"choose of {', '.join(BASES)}"
+        ) from error
 
 
 def _positive(key: str, values: Any) -> None:

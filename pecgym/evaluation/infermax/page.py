@@ -15,34 +15,60 @@ from pecgym.evaluation.infermax.figures import count
 from pecgym.evaluation.infermax.five_minutes import BUSY_TOKENS
 from pecgym.evaluation.infermax.page_offline import offline_section
 from pecgym.evaluation.infermax.page_online import online_section
-from pecgym.evaluation.infermax.page_text import say, table, write_text
-from pecgym.evaluation.infermax.study import Rows
+from pecgym.evaluation.infermax.page_text import say, say_if, table, write_text
+from pecgym.evaluation.infermax.study import Rows, settings_in
 from pecgym.evaluation.paper.targets import plain
 
 OPTIMUM_HEADING = "## The optimum"
 PAPER_FIVE_MINUTES_S = (0.33, 130.0)
+SHIPPED_WORKLOADS: tuple[list[str], ...] = (["azure2023_conv", "azure2023_conv_trace"], [])
+"""Of `online`: those of docs/infermax.md, and the embedded one alone; what that page says holds of both."""
 
 
-def write_page(rows: Rows, config: InfermaxConfig, path: Path, pictures: Path, command: str) -> list[Path]:
-    """Writes the page and its pictures; returns their paths. What stands under "The optimum" is kept."""
+def write_page(
+    rows: Rows, config: InfermaxConfig, shipped: InfermaxConfig, path: Path, pictures: Path, command: str
+) -> list[Path]:
+    """Writes the page and its pictures; returns their paths. What stands under "The optimum" is kept. shipped: the
+    configuration as it comes; what is true of its results alone is left out of experiments with other settings."""
     pictures.mkdir(parents=True, exist_ok=True)
-    writers: dict[str, Callable[[Any, Path, str], str]] = {
+    writers: dict[str, Callable[[Any, Path, str, bool], str]] = {
         "offline": offline_section,
         "online": online_section,
         "five_minutes": _five_minutes,
         "swap": _swap,
     }
     limits = ", ".join(f"`{key}={value}`" for key, value in config.limits.items())
-    parts, files = [say("head", command=command, limits=limits)], [path]
+    as_shipped = shipped_of(config, shipped)
+    is_whole = all(name in as_shipped for name in rows)
+    lasts, budget = (say_if(is_whole, key) for key in ("lasts", "budget"))
+    parts = [say("head", command=command, limits=limits, lasts=lasts, budget=budget)]
+    files = [path]
     for name, write in writers.items():
         if rows.get(name):
             picture = pictures / f"infermax-{name.replace('_', '-')}.png"
-            parts.append(write(rows[name], picture, Path(os.path.relpath(picture, path.parent)).as_posix()))
+            link = Path(os.path.relpath(picture, path.parent)).as_posix()
+            parts.append(write(rows[name], picture, link, name in as_shipped))
             files.append(picture)
-    optimum = say("optimum") if (kept := optimum_of(path)) is None else kept
-    parts += [f"{OPTIMUM_HEADING}\n\n{optimum.strip()}", say("results")]
+    optimum = say("optimum", page=path) if (kept := optimum_of(path)) is None else kept
+    parts += [f"{OPTIMUM_HEADING}\n\n{optimum.strip()}", say("results", out=config.out)]
     write_text(path, "\n\n".join(part.strip() for part in parts) + "\n")
     return files
+
+
+def shipped_of(config: InfermaxConfig, shipped: InfermaxConfig) -> set[str]:
+    """The experiments of which `out` holds results that were made with the shipped settings."""
+
+    def plain_settings(name: str, settings: Any) -> Any:
+        if name == "online" and settings["online"]["workloads"] in SHIPPED_WORKLOADS:
+            return settings | {"online": settings["online"] | {"workloads": []}}
+        return settings
+
+    made = settings_in(Path(config.out))
+    return {
+        name
+        for name, settings in made.items()
+        if plain_settings(name, settings) == plain_settings(name, shipped.settings_of(name))
+    }
 
 
 def optimum_of(path: Path) -> str | None:
@@ -63,7 +89,7 @@ def write_optimum(path: Path, section: str) -> None:
     write_text(path, text.replace(whole, f"{OPTIMUM_HEADING}\n\n{section.strip()}\n", 1))
 
 
-def _five_minutes(rows: list[Any], picture: Path, link: str) -> str:
+def _five_minutes(rows: list[Any], picture: Path, link: str, is_shipped: bool) -> str:
     figures.write_five_minutes(picture, rows, PAPER_FIVE_MINUTES_S)
     lines = []
     for profile, capacity in dict.fromkeys((row["profile"], row["capacity_tokens"]) for row in rows):
@@ -79,10 +105,14 @@ def _five_minutes(rows: list[Any], picture: Path, link: str) -> str:
         busy=f"{BUSY_TOKENS:,}",
         contexts=f"{min(contexts):,} to {max(contexts):,}",
         table=table((*head, "alone, share of all memory"), lines),
-        least=plain(least),
-        most=plain(most),
-        inside=sum(PAPER_FIVE_MINUTES_S[0] <= row["added_of_kv_s"] <= PAPER_FIVE_MINUTES_S[1] for row in rows),
-        all=len(rows),
+        meaning=say_if(
+            is_shipped,
+            "five_minutes_meaning",
+            least=plain(least),
+            most=plain(most),
+            inside=sum(PAPER_FIVE_MINUTES_S[0] <= row["added_of_kv_s"] <= PAPER_FIVE_MINUTES_S[1] for row in rows),
+            all=len(rows),
+        ),
     )
 
 
@@ -90,7 +120,7 @@ def _span(values: Sequence[float]) -> str:
     return f"{plain(min(values))} to {plain(max(values))} s"
 
 
-def _swap(rows: list[Any], picture: Path, link: str) -> str:
+def _swap(rows: list[Any], picture: Path, link: str, is_shipped: bool) -> str:
     ratios = swap.ratios(rows)
     figures.write_swap(picture, ratios)
     evicted = {
@@ -111,9 +141,17 @@ def _swap(rows: list[Any], picture: Path, link: str) -> str:
     return say(
         "swap",
         link=link,
+        crowds=" and of ".join(map(str, _crowds(rows))),
         table=table(("profile", "requests", "M", "evictions", *columns, "breaks even at"), lines),
         expected=table(("profile", "KV bytes per token", "prefill per token", "breaks even at"), expected),
+        meaning=say_if(is_shipped, "swap_meaning"),
     )
+
+
+def _crowds(rows: list[Any]) -> list[int]:
+    """How many peaks of the equal requests KV memory holds."""
+    lengths = [(row, *map(int, row["what"].split(" + "))) for row in rows if row["seed"] is None]
+    return sorted({row["capacity_tokens"] // (inputs + outputs - 1) for row, inputs, outputs in lengths})
 
 
 def _expected(profile_name: str) -> tuple[str, str, str]:

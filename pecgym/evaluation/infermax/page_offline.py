@@ -11,7 +11,7 @@ from pecgym.costs import load_gpu, load_profile
 from pecgym.evaluation.infermax import figures, offline
 from pecgym.evaluation.infermax.figures import count
 from pecgym.evaluation.infermax.offline import SAME, Pair
-from pecgym.evaluation.infermax.page_text import percent, say, table
+from pecgym.evaluation.infermax.page_text import percent, say, say_if, table
 
 SHOWN_PRESETS = ("vllm", "sarathi")
 INPUT_CLASSES = ((1, 32), (64, 128), (256, 1024))
@@ -21,8 +21,8 @@ def _lengths(pair: Pair) -> str:
     return f"I = {pair.input_tokens}, O = {pair.output_tokens}"
 
 
-def offline_section(rows: list[Any], picture: Path, link: str) -> str:
-    """The grid, and what it costs; writes the picture."""
+def offline_section(rows: list[Any], picture: Path, link: str, is_shipped: bool) -> str:
+    """The grid, and what it costs; writes the picture. is_shipped: of what is true of the shipped settings alone."""
     pairs = offline.pairs(rows)
     profiles, presets = (list(dict.fromkeys(getattr(p, name) for p in pairs)) for name in ("profile", "preset"))
     shown = [preset for preset in SHOWN_PRESETS if preset in presets] or presets[:2]
@@ -32,22 +32,22 @@ def offline_section(rows: list[Any], picture: Path, link: str) -> str:
         link=link,
         profile=profiles[0],
         requests=rows[0]["requests"],
+        shortest=min(min(pair.input_tokens, pair.output_tokens) for pair in pairs),
+        longest=max(max(pair.input_tokens, pair.output_tokens) for pair in pairs),
         same=f"{SAME:.0%}",
         table=_grid_table(pairs, shown),
         every=_best_table(pairs, presets),
-        least=_range(_best(pairs, 100, preset).speedup for preset in shown) if _has(pairs, 100) else "–",
+        meaning=_meaning(pairs, shown) if is_shipped else "",
     )
-    return grid + "\n\n" + _money(pairs, shown)
+    return grid.rstrip() + "\n\n" + _money(pairs, shown, is_shipped)
 
 
-def _has(pairs: Sequence[Pair], capacity: int) -> bool:
-    return any(pair.capacity_tokens == capacity for pair in pairs)
-
-
-def _best(pairs: Sequence[Pair], capacity: int, preset: str) -> Pair:
-    """Where preempting pays most, under the first profile."""
+def _meaning(pairs: Sequence[Pair], presets: Sequence[str]) -> str:
+    """With where preempting pays most at the paper's smallest memory, under the first profile."""
     of_first = [pair for pair in pairs if pair.profile == pairs[0].profile]
-    return max(_of(of_first, preset, capacity), key=lambda pair: pair.speedup)
+    return say_if(
+        True, "grid_meaning", least=_range(max(p.speedup for p in _of(of_first, preset, 100)) for preset in presets)
+    )
 
 
 def _of(pairs: Sequence[Pair], preset: str, capacity: int) -> list[Pair]:
@@ -94,7 +94,7 @@ def _best_table(pairs: Sequence[Pair], presets: Sequence[str]) -> str:
     return table(("preset", *(f"M = {count(capacity)}" for capacity in capacities)), lines)
 
 
-def _money(pairs: Sequence[Pair], presets: Sequence[str]) -> str:
+def _money(pairs: Sequence[Pair], presets: Sequence[str], is_shipped: bool) -> str:
     """GPU cost with preempting against without, by length of input."""
     profile = load_profile(pairs[0].profile)
     of_profile = [pair for pair in pairs if pair.profile == profile.name and pair.crowding > 1]
@@ -108,9 +108,10 @@ def _money(pairs: Sequence[Pair], presets: Sequence[str]) -> str:
                 middle = changes[len(changes) // 2] if changes else math.nan
                 cells.append(f"{percent(middle)} [{percent(changes[0])}, {percent(changes[-1])}]" if changes else "–")
             lines.append((f"`{preset}`", count(capacity), *cells))
-        short = max((p for p in of_profile if p.preset == preset), key=lambda pair: pair.speedup)
-        longs = [p for p in of_profile if p.preset == preset and p.input_tokens >= INPUT_CLASSES[-1][0]]
-        for pair in (short, *([min(longs, key=lambda pair: pair.speedup)] if longs else [])):
+        of_preset = [p for p in of_profile if p.preset == preset]
+        longs = [p for p in of_preset if p.input_tokens >= INPUT_CLASSES[-1][0]]
+        ends = [pick(of, key=lambda pair: pair.speedup) for pick, of in ((max, of_preset), (min, longs)) if of]
+        for pair in ends:
             costs = [
                 f"{3600 * row['gpu_hours']:.4g} s, {row['cost_usd']:.3g} USD" for row in (pair.preempting, pair.never)
             ]
@@ -134,7 +135,7 @@ def _money(pairs: Sequence[Pair], presets: Sequence[str]) -> str:
         price=load_gpu(profile.gpu).price_per_hour_usd,
         table=table(("preset", "M", *classes), lines),
         examples=table(head, examples),
-        dearest=_dearest(pairs),
+        meaning=say_if(is_shipped, "money_meaning", dearest=_dearest(pairs)),
     )
 
 

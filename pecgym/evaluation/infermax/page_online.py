@@ -10,7 +10,7 @@ from pecgym.evaluation.infermax import figures, online
 from pecgym.evaluation.infermax.config import HIST, NEVER, SRF
 from pecgym.evaluation.infermax.figures import count
 from pecgym.evaluation.infermax.online import Change, Point
-from pecgym.evaluation.infermax.page_text import percent, say, table
+from pecgym.evaluation.infermax.page_text import percent, say, say_if, table
 
 RULES = {SRF: "SRF", HIST + SRF: "SRF+hist"}
 LIGHT_LOAD = 0.8
@@ -18,8 +18,8 @@ CALM, CONTENDED = 0.001, 0.01
 """Evictions per request below which memory is not contended, and from which on it is."""
 
 
-def online_section(rows: list[Any], picture: Path, link: str) -> str:
-    """Who is evicted; writes the picture."""
+def online_section(rows: list[Any], picture: Path, link: str, is_shipped: bool) -> str:
+    """Who is evicted; writes the picture. is_shipped: of what is true of the shipped settings alone."""
     points = online.points(rows)
     workloads = list(dict.fromkeys(point.workload for point in points))
     of_last = [point for point in points if point.workload == workloads[-1]]
@@ -30,13 +30,19 @@ def online_section(rows: list[Any], picture: Path, link: str) -> str:
     srf, both = ([p.change(p.preset + rule, "jct_mean_s") for p in contended] for rule in RULES)
     return say(
         "online",
-        light_load=f"{LIGHT_LOAD:g}",
-        light=" and ".join(_most_below(points, rule) for rule in RULES),
-        contended=len(contended),
-        srf_better=sum(change.resolved and change.mean < 0 for change in srf),
-        srf_worse=sum(change.resolved and change.mean > 0 for change in srf),
-        hist_ahead=sum(one.mean < other.mean for one, other in zip(both, srf, strict=True)),
-        hist_worse=sum(change.resolved and change.mean > 0 for change in both),
+        meaning=say_if(
+            is_shipped,
+            "online_meaning",
+            light_load=f"{LIGHT_LOAD:g}",
+            light=" and ".join(_most_below(points, rule) for rule in RULES),
+            contended=len(contended),
+            srf_better=sum(change.resolved and change.mean < 0 for change in srf),
+            srf_worse=sum(change.resolved and change.mean > 0 for change in srf),
+            hist_ahead=sum(one.mean < other.mean for one, other in zip(both, srf, strict=True)),
+            hist_worse=sum(change.resolved and change.mean > 0 for change in both),
+        ),
+        holds=say_if(is_shipped, "online_holds"),
+        hour=say_if("azure2023_conv_trace" in workloads, "online_hour"),
         link=link,
         workloads=", ".join(f"`{name}`" for name in workloads),
         shown=workloads[-1],

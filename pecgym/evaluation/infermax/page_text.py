@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,8 +21,19 @@ def words(path: Path = PROSE) -> dict[str, str]:
 
 
 def say(key: str, prose: Path = PROSE, **values: Any) -> str:
-    """A part of the page's words, with values in it. prose: the file that has them."""
-    return words(prose)[key].format(**values)
+    """A part of the page's words, with values in it; a paragraph that is left empty leaves no gap. prose: the file that
+    has them."""
+    return re.sub(r"\n{3,}", "\n\n", words(prose)[key].format(**values))
+
+
+def say_if(holds: bool, key: str, prose: Path = PROSE, **values: Any) -> str:
+    """A part that is true of the shipped settings alone: nothing unless they hold."""
+    return say(key, prose, **values).rstrip("\n") if holds else ""
+
+
+def places(out: str, page: str | None, figures: str | None) -> tuple[Path, Path]:
+    """The page, and the folder of its pictures: in the folder of the results unless they are given."""
+    return Path(out, "page.md") if page is None else Path(page), Path(out if figures is None else figures)
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pecgym.engine.entry import warm_up
 from pecgym.errors import SpecError
 from pecgym.evaluation.infermax import five_minutes, offline, online, swap
 from pecgym.evaluation.infermax.cells import Cell, Row
 from pecgym.evaluation.infermax.config import InfermaxConfig
+from pecgym.evaluation.infermax.page_text import write_text
 from pecgym.evaluation.infermax.runs import Found, run_cells, write_rows
 from pecgym.policies import load_policy
 
@@ -20,6 +22,8 @@ Rows = dict[str, list[Row]]
 Reader = Callable[[list[Cell], list[Found]], list[Row]]
 
 EXPERIMENTS = ("offline", "online", "five_minutes", "swap")
+SETTINGS = "settings.json"
+"""Of the rows that a folder holds, by experiment."""
 
 
 def run(config: InfermaxConfig) -> Rows:
@@ -33,6 +37,7 @@ def run(config: InfermaxConfig) -> Rows:
     if unknown := sorted(set(config.experiments) - set(EXPERIMENTS)):
         raise SpecError(f"experiments: {', '.join(unknown)} does not exist; choose of {', '.join(EXPERIMENTS)}")
     config.check()
+    settings = {name: config.settings_of(name) for name in config.experiments}
     config = config.thinned()
     out, limits = Path(config.out), config.limits
     made: dict[str, tuple[list[Cell], Reader]] = {
@@ -51,5 +56,14 @@ def run(config: InfermaxConfig) -> Rows:
         first += len(each)
     if "five_minutes" in config.experiments:
         write_rows(out / "five_minutes.json", five_minutes.rows(config.five_minutes))
+    if settings:
+        write_text(out / SETTINGS, json.dumps(settings_in(out) | settings, indent=1) + "\n")
     files = {name: out / f"{name}.json" for name in EXPERIMENTS}
     return {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
+
+
+def settings_in(out: Path) -> dict[str, Any]:
+    """By experiment, what its rows in `out` were made with: InfermaxConfig.settings_of."""
+    path = out / SETTINGS
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found

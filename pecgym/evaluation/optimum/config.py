@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pecgym.costs import load_profile
@@ -56,8 +56,8 @@ class OptimumConfig:
         engines: presets; null: INFERMAX's with every suffix.
         time_limit_s: of each solve, seconds; afterwards the optimum is only known to lie in an interval.
         out: folder of the results.
-        page: the Markdown page whose section on the optimum is written.
-        figures: folder of its pictures.
+        page: the Markdown page whose section on the optimum is written; null: page.md in `out`.
+        figures: folder of its pictures; null: `out`.
         quick: whether to take a few requests, lengths, memories and engines and a second for each solve, for a look.
         workers: processes; null: one per core.
         fresh: whether to do again what `out` holds.
@@ -69,8 +69,8 @@ class OptimumConfig:
     engines: list[str] | None = None
     time_limit_s: float = 10.0
     out: str = "results/optimum"
-    page: str = "docs/infermax.md"
-    figures: str = "docs/assets"
+    page: str | None = None
+    figures: str | None = None
     quick: bool = False
     workers: int | None = None
     fresh: bool = False
@@ -102,6 +102,12 @@ class OptimumConfig:
         engines = self.engines if self.engines is not None else list(QUICK_ENGINES)
         limit_s = min(self.time_limit_s, QUICK_LIMIT_S)
         return replace(self, grids=grids or self.grids, engines=engines, time_limit_s=limit_s)
+
+    def study(self) -> dict[str, Any]:
+        """What decides the results."""
+        whole = asdict(self.thinned())
+        decides = {name: whole[name] for name in ("profile", "grids", "limits", "time_limit_s")}
+        return decides | {"engines": self.thinned().engine_names()}
 
     def check(self) -> None:
         """Raises PecGymError for names that do not exist and values that cannot be."""

@@ -9,7 +9,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from pecgym.evaluation.infermax.page import write_optimum
-from pecgym.evaluation.infermax.page_text import percent, say, table, words
+from pecgym.evaluation.infermax.page_text import percent, say, say_if, table, words
 from pecgym.evaluation.optimum.cells import CHUNKED, FREE, NEVER
 from pecgym.evaluation.optimum.config import OptimumConfig
 from pecgym.evaluation.optimum.figures import write_heat_maps, write_ranks
@@ -25,9 +25,11 @@ _MOST_DRAWN = 8
 
 
 def write_section(
-    points: Sequence[Point], config: OptimumConfig, path: Path, pictures: Path, command: str
+    points: Sequence[Point], config: OptimumConfig, shipped: OptimumConfig, path: Path, pictures: Path, command: str
 ) -> list[Path]:
-    """Writes the section into the page at `path`, and its pictures; returns their paths."""
+    """Writes the section into the page at `path`, and its pictures; returns their paths. shipped: the configuration as
+    it comes; what is true of its results alone is left out where the settings are others."""
+    is_shipped = config.study() == shipped.study()
     pictures.mkdir(parents=True, exist_ok=True)
     picture, ranks = pictures / "infermax-optimum.png", pictures / "infermax-optimum-ranks.png"
     drawn = [point for point in points if point.requests <= _MOST_DRAWN] or list(points)
@@ -40,6 +42,9 @@ def write_section(
         "section",
         PROSE,
         command=command,
+        out=config.out,
+        chunks="512 tokens" if is_shipped else "their chunks",
+        **{key: say_if(is_shipped, key, PROSE) for key in ("lasts", "cores", "every_m", "exact")},
         example=example,
         printed=_run(example),
         reach=table(*reach(points)),
@@ -52,7 +57,7 @@ def write_section(
         gains=table(*gains(points)),
         link=_link(picture, path),
         ranks=_link(ranks, path),
-        meaning=_meaning(drawn),
+        meaning=_meaning(drawn) if is_shipped else "",
         budget=next(iter(shown.settings().values())).max_batch_tokens,
         families=table(*families(points, lambda name: f"`{name}`")),
         cut=sum(CHUNKED in point.optima for point in points),
@@ -108,7 +113,7 @@ def _meaning(points: Sequence[Point]) -> str:
         same = set(turns.values())
         where = f"{same.pop()} for every N and O" if len(same) == 1 else "; ".join(map(": ".join, turns.items()))
         parts.append(say("turns", PROSE, turns=where).strip())
-    return "\n".join(parts)
+    return "What it means. " + "\n".join(parts) if parts else ""
 
 
 def _best_presets(points: Sequence[Point]) -> str:

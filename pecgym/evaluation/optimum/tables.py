@@ -17,7 +17,7 @@ Table = tuple[Sequence[str], list[Sequence[str]]]
 EARLIER_NEVER = {1: 24, 4: 13, 8: 16, 16: 14, 32: 11, 64: 3, 128: 0}
 EARLIER_PEAK = {1: 48, 4: 43, 8: 31, 16: 30, 32: 22, 64: 18, 128: 13}
 """Of I: what the optimum of 4 requests with 4 output tokens saved, in %, in an earlier calculation at a few M."""
-EARLIER_FOR = (4, 4)
+EARLIER_FOR = ("infermax-llama-2-7b-a100", 4, 4)
 _NOTHING = 1e-5
 """A share saved that counts as none: the solvers' tolerance is 1e-6."""
 _RULES = (FREE, NEVER, PEAK, CHUNKED)
@@ -86,7 +86,8 @@ def gains(points: Sequence[Point]) -> Table:
         found = of_shape(points, requests, outputs)
         for inputs in dict.fromkeys(point.input_tokens for point in found):
             of_input = once([point for point in found if point.input_tokens == inputs])
-            is_earlier = (requests, outputs) == EARLIER_FOR
+            profile = of_input[0].optima[FREE]["profile"]
+            is_earlier = (profile, requests, outputs) == EARLIER_FOR
             cells = [_most_saved(of_input, NEVER), _earlier(EARLIER_NEVER, inputs, is_earlier)]
             cells += [_most_saved(of_input, PEAK), _earlier(EARLIER_PEAK, inputs, is_earlier)]
             lines.append((str(requests), str(outputs), str(inputs), *cells, *_engines(of_input)))
