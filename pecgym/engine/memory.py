@@ -51,7 +51,7 @@ def steps_since_join(replica: Any, request: Any) -> int:
 def held_tokens(replica: Any, request: Any, steps_ahead: int) -> int:
     """KV tokens for which a resident holds blocks: a decode what it will have computed after `steps_ahead` more decode
     iterations, an incomplete prompt the whole prompt."""
-    if request.decoding == 0:
+    if request.decoding != 1:
         return request.prompt_tokens
     return request.computed_tokens + steps_since_join(replica, request) + steps_ahead
 
