@@ -66,7 +66,8 @@ def solve(
     HiGHS; the extra `optimum`); of large ones there are bounds, and the best of the engine's settings.
 
     Args:
-        input_tokens, output_tokens: of each request, 1 or more.
+        input_tokens: prompt of each request, 1 or more.
+        output_tokens: of each request, 1 or more.
         profile: of costs, by name, path or as an object.
         max_batch_tokens: new tokens in a batch, at most (C).
         kv_capacity_tokens: KV memory (M); None: the profile's.
