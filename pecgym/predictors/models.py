@@ -53,7 +53,7 @@ class Model(Protocol):
         """Its word on each row, float64 [n] > 0, in about tokens: Calibration makes lengths of it."""
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: OmegaConf cannot fill a frozen one inside a configuration
 class TraceModel:
     """Histogram gradient boosting on what a trace shows at arrival.
 
@@ -122,7 +122,7 @@ class TraceModel:
         return found if self.objective == "mean" else np.exp(found)
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: as TraceModel
 class TextModel:
     """Ridge regression of the log of the length on the text of the prompt.
 
@@ -160,8 +160,8 @@ class TextModel:
         for alpha in ALPHAS:
             model = replace(self, alpha=alpha)
             raw = model.raw(model.fit(inputs[:kept], lengths[:kept], 0), inputs[kept:])
-            errors[model] = float(np.mean((np.log(raw) - target[kept:]) ** 2))
-        return min(errors, key=errors.__getitem__)
+            errors[alpha] = float(np.mean((np.log(raw) - target[kept:]) ** 2))
+        return replace(self, alpha=min(errors, key=errors.__getitem__))
 
     def fit(self, inputs: Any, lengths: NDArray[np.int64], seed: int) -> Fitted:
         if self.alpha is None:

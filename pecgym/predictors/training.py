@@ -21,8 +21,9 @@ from pecgym.workload.splits import split_rows
 from pecgym.workload.trace import Trace
 
 FOLDS = 5
-FITS = FOLDS + 1
-"""Times that a model is fitted: without each fifth of the training requests, and on all of them."""
+STEPS = 2 * (FOLDS + 3)
+"""What a training does, of the model and of its baseline: features, choice of options, a fit without each fifth of the
+training requests, and one on all of them."""
 FEWEST_REQUESTS = 100
 HELD_OUT = ("validation", "test")
 
@@ -69,8 +70,8 @@ def train_predictor(
 ) -> Trained:
     """Trains a model on the first 60% of the requests, in their order; validation and test are the next and last 20%.
 
-    The same requests, options and seed give the same predictor. tick: is told what was done, `FITS` times for the model
-    and as often for its baseline. Raises PecGymError for too few requests, or requests that lack what the model reads.
+    The same requests, options and seed give the same predictor. tick: is told what comes next, `STEPS` times. Raises
+    PecGymError for too few requests, or requests that lack what the model reads.
     """
     require_sklearn()
     if len(requests) < FEWEST_REQUESTS:
@@ -78,11 +79,12 @@ def train_predictor(
     rows = {split: slice(*split_rows(len(requests), split)) for split in ("train", *HELD_OUT)}
     lengths = requests.output_tokens
     median = np.full(len(lengths), np.median(lengths[rows["train"]]))
-    inputs = model.inputs(requests)
     tick("features")
+    inputs = model.inputs(requests)
     learned = _learn(model, inputs[rows["train"]], lengths[rows["train"]], seed, tick)
     found = learned.predictions(inputs, 0.0)
     baseline, simple = _baseline(model)
+    tick("features of the baseline")
     simple_inputs = simple.inputs(requests)
     by_length = _learn(simple, simple_inputs[rows["train"]], lengths[rows["train"]], seed, tick)
     guesses = {"constant (median)": median, baseline: by_length.predictions(simple_inputs, 0.0).predicted_tokens}
@@ -104,15 +106,16 @@ def _learn(
     model: TraceModel | TextModel, inputs: Any, lengths: NDArray[np.int64], seed: int, tick: Callable[[str], None]
 ) -> Learned:
     """The model fitted on all rows, calibrated by its errors on each fifth of them when fitted on the others."""
+    tick("options")
     model = model.tuned(inputs, lengths)
     index = np.arange(len(lengths))
     raw = np.empty(len(lengths))
     for fold in np.array_split(index, FOLDS):
+        tick("held-out fifths")
         others = np.setdiff1d(index, fold)
         raw[fold] = model.raw(model.fit(inputs[others], lengths[others], seed), inputs[fold])
-        tick("held-out fifths")
-    fitted = model.fit(inputs, lengths, seed)
     tick("all training requests")
+    fitted = model.fit(inputs, lengths, seed)
     return Learned(model, fitted, Calibration.of(raw, lengths))
 
 
