@@ -107,7 +107,8 @@ class Orders:
         wait_s, services = self.order.guard_wait_s, self.order.guard_services
         if waited > min(wait_s, 4e6) * 10**12:
             return True
-        return services < math.inf and waited > round(services * 1000) * self.service(request, request.rank) // 1000
+        alone = float(self.service(request, request.rank))
+        return services < math.inf and waited * 1000.0 > round(services * 1000) * alone
 
     def promote_if_starving(self: Any, request: Any, step: int) -> None:
         """LTR: who has waited for `starving_steps` goes before the others until it has run for `promoted_steps`."""
@@ -126,7 +127,7 @@ class Orders:
         rules = self.order
         weight, least, most = (round(1000 * each) for each in (rules.tie_weight, rules.tie_least, rules.tie_most))
         beta = min(max(weight * waiting // places, least), most)
-        score = 1000 * self.size_of(request, request.rank) + beta * self.size_of(request, request.tail)
+        score = 1000.0 * self.size_of(request, request.rank) + beta * float(self.size_of(request, request.tail))
         return request.arrival + int(rules.tie_unit_ps * math.log(score))
 
     def bin_keys(self: Any, queue: list[Any], places: int) -> list[int]:

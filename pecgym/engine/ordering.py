@@ -121,7 +121,8 @@ def _oldest_starves(state: State, listed: int) -> bool:
         return True
     if settings.guard_permille == NONE:
         return False
-    return waited_ps > settings.guard_permille * service_ps(state, oldest, state.requests[oldest].rank_tokens) // 1000
+    alone_ps = service_ps(state, oldest, state.requests[oldest].rank_tokens)
+    return waited_ps * 1000.0 > settings.guard_permille * float(alone_ps)
 
 
 @rule
@@ -143,7 +144,8 @@ def _tie_key(state: State, slot: int, n: int, places: int) -> int:
     settings = state.settings[0]
     request = state.requests[slot]
     beta = min(max(settings.tie_weight_permille * n // places, settings.tie_least_permille), settings.tie_most_permille)
-    score = 1000 * _size(state, slot, request.rank_tokens) + beta * _size(state, slot, request.tail_tokens)
+    mean, tail = _size(state, slot, request.rank_tokens), _size(state, slot, request.tail_tokens)
+    score = 1000.0 * mean + beta * float(tail)
     return request.arrival_ps + int(settings.tie_unit_ps * math.log(score))
 
 

@@ -37,7 +37,7 @@ LONG_ORDERS = {
 PREEMPTIVE_ORDERS = ("shortest", "shortest_remaining", "one_bit", "skip_predict", "ltr")
 """The orders in which a waiting request may displace a running one."""
 LENGTHS = ("exact", "predicted")
-_MOST_PERMILLE = 2**40
+_LONGEST_TOKENS = 2**24
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class OrderRules:
     """Which lengths the orders read, and the parameters of those that have some. docs/policies.md lists the orders.
 
     Attributes:
-        lengths: the "exact" output lengths, an oracle, or the "predicted" ones of the workload (workload.predictor), which
-            are known `prediction_s` after a request arrives: only then does it join a queue.
+        lengths: the "exact" output lengths, an oracle, or the "predicted" ones of the workload (workload.predictor),
+            which are known `prediction_s` after a request arrives: only then does it join a queue.
         guard_wait_s: ssjf: when who waits longest has waited for more than this, the order is that of arrival (SSJF,
             arXiv:2404.08509: 100 s); .inf: never.
         guard_services: or for more than so many times the time that it would take alone (10); .inf: never.
@@ -135,6 +135,7 @@ class OrderRules:
 
         orders, long_order: of the queues of shorts, and of longs. Who waits in order of arrival needs no prediction,
         and does not wait for it; if nobody needs one, something else must read them, and all wait.
+        A prediction counts as 2^24 tokens at most, as no time overflows by it.
         Raises EngineError for a trace without predictions where these are read, or without what an order reads.
         """
         none = np.zeros(len(trace), np.int64)
@@ -155,7 +156,8 @@ class OrderRules:
         of_shorts, of_longs = any(order != "fcfs" for order in orders), long_order not in ("fcfs", "shortest")
         if of_shorts or of_longs:
             takes = np.where(trace.is_long, takes * of_longs, takes * of_shorts)
-        return trace.predicted_tokens, none if tails is None else tails, takes
+        means = np.minimum(trace.predicted_tokens, _LONGEST_TOKENS)
+        return means, none if tails is None else np.minimum(tails, _LONGEST_TOKENS), takes
 
 
 def permille(share: float) -> int:
