@@ -34,7 +34,7 @@ from pecgym.engine.orders import OrderRules
 from pecgym.engine.state import NONE as NEVER
 from pecgym.errors import EngineError, SpecError
 from pecgym.policies import Policy, PythonPolicy, load_policy
-from pecgym.predictors import Accuracy, accuracy
+from pecgym.predictors import Accuracy, accuracy, load_predictor, training_overlap
 from pecgym.random import random_stream
 from pecgym.units import ps_to_seconds
 from pecgym.workload import ClosedLoop, Trace, load_trace
@@ -234,7 +234,7 @@ class Cluster:
             iterations=self.simulator.iterations(),
             kv_token_s=self.simulator.kv_token_s(),
             kv_capacity_tokens=self.simulator.settings.kv_capacity_tokens,
-            notes=tuple(each for each in (note, self._agent_note()) if each),
+            notes=tuple(each for each in (note, self._agent_note(), self._training_note) if each),
             predictions=self._accuracy,
         )
 
@@ -244,6 +244,16 @@ class Cluster:
         if self.order.lengths == "exact" or self.trace.predicted_tokens is None:
             return None
         return accuracy(self.trace.predicted_tokens, self.trace.output_tokens)
+
+    @cached_property
+    def _training_note(self) -> str | None:
+        """Whether the predictor, where it is one by name, has seen these requests before."""
+        if self._accuracy is None or self.trace.predictor is None:
+            return None
+        try:
+            return training_overlap(self.trace, load_predictor(self.trace.predictor))
+        except SpecError:  # an object of the caller's
+            return None
 
     @property
     def _predictor_name(self) -> str | None:

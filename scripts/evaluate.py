@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.text import Text
 
-from pecgym.analysis import comparison_table, distance_table, results_table
+from pecgym.analysis import comparison_table, distance_table, predictor_lines, results_table
 from pecgym.configs import store_variants
 from pecgym.errors import PecGymError
 from pecgym.evaluation import (
@@ -153,6 +153,8 @@ def main(config: EvaluateConfig) -> None:
         console.print(distances)
     if result.comparison is not None:
         console.print(comparison_table(result.comparison, narrow=console.width < 120))
+    for line in predictor_lines(result.rows):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     for note in _notes(result.rows):
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     console.print(result.where(), highlight=False, soft_wrap=True)

@@ -28,17 +28,18 @@ count on every replica of their group, in which everything finished.
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pecgym.costs import cost_usd, energy_joules
 from pecgym.engine.state import NONE as NEVER
+from pecgym.predictors import Accuracy
 from pecgym.units import J_PER_KWH
 
 if TYPE_CHECKING:
     from pecgym.analysis.request_log import RequestLog
-    from pecgym.predictors import Accuracy
 
 PERCENTILES = (1, 25, 50, 75, 90, 95, 99)
 TAIL_PERCENTILES = (50, 90, 95, 99)
@@ -112,10 +113,9 @@ def energy_j(log: RequestLog) -> float:
 def predictor_figures(accuracy: Accuracy | None) -> dict[str, float | None]:
     """How good the predicted lengths were that a run's orders read (pecgym.predictors); None: they read none, or, of
     tau, all were the same."""
-    keys = ("kendall_tau", "mae_tokens", "within_one_class", "calibration")
     if accuracy is None:
-        return {f"predictor_{key}": None for key in keys}
-    figures = {f"predictor_{key}": float(getattr(accuracy, key)) for key in keys}
+        return {f"predictor_{f.name}": None for f in fields(Accuracy)}
+    figures = {f"predictor_{key}": float(figure) for key, figure in asdict(accuracy).items()}
     return {key: None if np.isnan(figure) else figure for key, figure in figures.items()}
 
 

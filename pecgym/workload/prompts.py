@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from pecgym.workload.columns import FloatColumn, IntColumn, TextColumn
@@ -30,8 +30,9 @@ class Prompts:
 
     def slice(self, start: int, stop: int) -> Prompts:
         """Rows start..stop by index; shares memory."""
-        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        return Prompts(self.name, **{name: v if v is None else v[start:stop] for name, v in columns.items()})
+        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        cut: dict[str, Any] = {name: v if v is None else v[start:stop] for name, v in columns.items()}
+        return replace(self, **cut)
 
 
 def read_prompts(path: str | Path, *, on_empty: OnEmpty = "error") -> Prompts:

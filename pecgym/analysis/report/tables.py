@@ -10,6 +10,7 @@ from typing import Any
 from pecgym.analysis.comparison import METRICS
 from pecgym.analysis.distance import BOUND, distance_rows, shown_distances
 from pecgym.analysis.metrics import __doc__ as metrics_doc
+from pecgym.analysis.predictions import predictor_lines
 from pecgym.analysis.report.curves import shares_of_time
 from pecgym.analysis.report.inputs import SAME_ON_A_PAGE, Case
 from pecgym.analysis.tables import has_windows, is_upper_bound, ratio_text, typical_of
@@ -194,6 +195,7 @@ def definitions_html() -> str:
 def notes_html(cases: Sequence[Case]) -> str:
     """What the runs noted, each once."""
     notes = sorted({note for case in cases for row in case.rows for note in row.get("notes", ())})
+    notes = predictor_lines([row for case in cases for row in case.rows]) + notes
     return "".join(f"<li>{escape(note)}</li>" for note in notes)
 
 
