@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from pecgym.workload.columns import FloatColumn, IntColumn, TextColumn
 from pecgym.workload.formats import PROMPTS, container, require_file
