@@ -31,8 +31,9 @@ class Prompts:
 
     def slice(self, start: int, stop: int) -> Prompts:
         """Rows start..stop by index; shares memory."""
-        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        return Prompts(self.name, **{key: None if v is None else v[start:stop] for key, v in columns.items()})
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        part: dict[str, Any] = {key: None if v is None else v[start:stop] for key, v in columns.items()}
+        return Prompts(self.name, **part)
 
 
 def read_prompts(path: str | Path, *, on_empty: OnEmpty = "error") -> Prompts:
