@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ class Prompts:
 
     def slice(self, start: int, stop: int) -> Prompts:
         """Rows start..stop by index; shares memory."""
-        columns: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        cut: dict[str, Any] = {name: v if v is None else v[start:stop] for name, v in columns.items()}
-        return replace(self, **cut)
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        part: dict[str, Any] = {key: None if v is None else v[start:stop] for key, v in columns.items()}
+        return Prompts(self.name, **part)
 
 
 def read_prompts(path: str | Path, *, on_empty: OnEmpty = "error") -> Prompts:

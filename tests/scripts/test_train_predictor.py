@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -80,11 +79,12 @@ def test_what_cannot_be_is_said_in_a_line(arguments: list[str], parts: list[str]
 
 
 def test_an_interrupted_training_writes_nothing(tmp_path: Path) -> None:
-    write_chat(tmp_path / "mine.jsonl", 60_000)
+    write_chat(tmp_path / "mine.jsonl", 20_000)
     process = subprocess.Popen([*COMMAND, "data=mine.jsonl"], cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE)
-    time.sleep(8)
+    assert process.stderr is not None
+    assert process.stderr.readline() == b"learning from mine.jsonl: 20,000 requests\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert b"interrupted: nothing was written" in errors
+    errors = process.stderr.read()
+    assert process.wait(60) == 130, errors
+    assert errors == b"interrupted: nothing was written\n"
     assert not (tmp_path / "results").exists()
