@@ -10,7 +10,7 @@
 | short throughput | finished shorts / makespan (PecSched) |
 | short throughput to the last short | finished shorts / time of the last completion of a short |
 | throughput | output tokens of finished requests / makespan; `throughput_rps`: finished requests / makespan |
-| quarter throughput | requests / 4 / time from the first arrival until a quarter of them is done (SSJF's released code) |
+| quarter throughput | requests / 4 / time from the first arrival until a quarter of them is done (SSJF's code) |
 | mean batch size | output tokens / iterations, the requests that an iteration serves: of a prompt in chunks, the last |
 | mean KV use | KV tokens held / KV memory of a replica, over the time in which iterations run |
 | idle rate | idle / (idle + busy) over GPUs and the makespan (PecSched) |
