@@ -1,6 +1,6 @@
 """SSJF's setting (arXiv:2404.08509) in plain Python: one replica, one loop over its decisions.
 
-It is written from the papers, apart from the engine: nothing here imports pecgym's engine or policies. A job needs as many
+It is written from the papers, apart from the engine: nothing here imports pecgym. A job needs as many
 iterations of equal length as its prompt and its output say, whatever shares the batch. Time is an integer (ps).
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 S = 10**12  # ps
 
-# Qiu et al.'s released predictions: P(predicted class | true class), the upper ends of the classes, and the output lengths.
+# Qiu et al.: P(predicted class | true class), the upper ends of the classes, and the output lengths.
 MATRIX = np.array(
     [
         [0.7978, 0.1518, 0.0299, 0.0164, 0.0042],
@@ -30,7 +30,7 @@ QUANTILES = (2, 9, 13, 21, 31, 41, 57, 75, 95, 117, 140, 170, 201, 233, 263, 294
 
 @dataclass(frozen=True)
 class Job:
-    """A job; `predicted` and `tail` are mean and CVaR 0.9 of its predicted output (tokens), made within `prediction_ps`."""
+    """`predicted`, `tail`: mean and CVaR 0.9 of the predicted output (tokens); the prediction takes `prediction_ps`."""
 
     arrival_ps: int
     output: int
@@ -49,7 +49,7 @@ class Rules:
     preempt_share: float = float("inf")  # TRAIL's c: a running job yields while generated <= c x first estimate
     guard_wait_ps: float = float("inf")
     guard_services: float = float("inf")
-    guard_true: bool = False  # the guard's service time is the true one
+    guard_all: bool = False  # whoever waits too long sets the guard off, not only who has waited longest
     threshold: int = 0
     edges: tuple[int, ...] = ()  # of bins: bin b holds lengths in (edges[b-1], edges[b]]
     starve_steps: int | None = None
@@ -114,13 +114,17 @@ def rank(state: State, rules: Rules, now: int, waiting: int, slots: int, prompt_
 
 
 def starving(queue: Sequence[State], rules: Rules, now: int) -> bool:
-    """SSJF's guard: somebody has waited too long, absolutely or against the time that his service would take."""
-    return any(
-        now - s.job.arrival_ps > rules.guard_wait_ps
-        or now - s.job.arrival_ps
-        > rules.guard_services * rules.services_ps(s.job.output if rules.guard_true else length(s.job, rules))
-        for s in queue
-    )
+    """SSJF's guard: who has waited longest has waited too long, absolutely or against the time his service takes."""
+
+    def too_long(s: State) -> bool:
+        waited, service = now - s.job.arrival_ps, rules.services_ps(length(s.job, rules))
+        return waited > rules.guard_wait_ps or waited > rules.guard_services * service
+
+    return any(too_long(s) for s in (queue if rules.guard_all else [longest_waiting(queue)]))
+
+
+def longest_waiting(queue: Sequence[State]) -> State:
+    return min(queue, key=lambda s: (s.job.arrival_ps, s.row))
 
 
 def take(queue: list[State], count: int, rules: Rules, now: int, slots: int, prompt_iterations: int) -> list[State]:
@@ -129,7 +133,7 @@ def take(queue: list[State], count: int, rules: Rules, now: int, slots: int, pro
     waiting = len(queue)
     while queue and len(taken) < count:
         if rules.order == "ssjf" and starving(queue, rules, now):
-            best = min(queue, key=lambda s: (s.job.arrival_ps, s.row))
+            best = longest_waiting(queue)
         else:
             best = min(queue, key=lambda s: rank(s, rules, now, waiting, slots, prompt_iterations))
         queue.remove(best)
@@ -144,18 +148,28 @@ def entering(jobs: Sequence[Job], rules: Rules, prompt_iterations: int) -> list[
 
 
 def continuous(
-    jobs: Sequence[Job], rules: Rules, slots: int, iteration_ps: int = S // 50, prompt_iterations: int = 6
+    jobs: Sequence[Job],
+    rules: Rules,
+    slots: int,
+    iteration_ps: int = S // 50,
+    prompt_iterations: int = 6,
+    head_displaces: bool = False,
+    committed: bool = False,
 ) -> list[State]:
-    """`slots` jobs share iterations; jobs join and leave where one ends, and an evicted job keeps what it has done."""
+    """`slots` jobs share iterations; jobs join and leave where one ends, and an evicted job keeps what it has done.
+
+    head_displaces: at a boundary a running job is displaced for the first of the queue only, not for the next.
+    committed: a free slot is given away as soon as a job is there, not when the iteration ends that runs meanwhile.
+    """
     coming = entering(jobs, rules, prompt_iterations)
-    states, queue, running, now = list(coming), list[State](), list[State](), 0
-    while coming or queue or running:
-        if not queue and not running:
+    states, queue, running, held, now = list(coming), list[State](), list[State](), list[State](), 0
+    while coming or queue or running or held:
+        if not (queue or running or held):
             now = max(now, coming[0].ready_ps)
-        while coming and coming[0].ready_ps <= now:
-            queue.append(coming.pop(0))
+        queue += joining(coming, now)
+        running, held = running + held, []
         if rules.preemptive:
-            running, queue = reshuffle(running, queue, rules, now, slots, prompt_iterations)
+            running, queue = reshuffled(running, queue, rules, now, slots, prompt_iterations, head_displaces)
         else:
             running += take(queue, slots - len(running), rules, now, slots, prompt_iterations)
         for s in running:
@@ -164,6 +178,9 @@ def continuous(
         if coming:
             steps = min(steps, -((now - coming[0].ready_ps) // iteration_ps))
         now += steps * iteration_ps
+        while committed and coming and (point := coming[0].ready_ps) < now:
+            queue += joining(coming, point)
+            held += take(queue, slots - len(running + held), rules, point, slots, prompt_iterations)
         for s in running:
             s.left, s.done = s.left - steps, s.done + steps
             if s.left == 0:
@@ -173,22 +190,59 @@ def continuous(
     return sorted(states, key=lambda s: s.row)
 
 
-def reshuffle(
-    running: list[State], queue: list[State], rules: Rules, now: int, slots: int, prompt_iterations: int
+def joining(coming: list[State], now: int) -> list[State]:
+    """Who has come by now, taken off those who are still to come."""
+    there = [s for s in coming if s.ready_ps <= now]
+    coming[:] = coming[len(there) :]
+    return there
+
+
+def reshuffled(
+    running: list[State],
+    queue: list[State],
+    rules: Rules,
+    now: int,
+    slots: int,
+    prompt_iterations: int,
+    head_displaces: bool,
 ) -> tuple[list[State], list[State]]:
     """The best `slots` of all run; a running job that may not be preempted any more stays (TRAIL)."""
 
-    def key(s: State) -> tuple[object, ...]:
-        return (not fixed(s), *rank(s, rules, now, len(queue), slots, prompt_iterations))
+    def key(s: State) -> tuple[float, ...]:
+        return rank(s, rules, now, len(queue), slots, prompt_iterations)
 
     def fixed(s: State) -> bool:
-        return s in running and generated(s, prompt_iterations) > rules.preempt_share * length(s.job, rules)
+        return generated(s, prompt_iterations) > rules.preempt_share * length(s.job, rules)
 
-    ordered = sorted(running + queue, key=key)
-    for s in running:
-        if s in ordered[slots:]:
-            s.evictions.append(now)
-    return ordered[:slots], ordered[slots:]
+    running, queue = list(running), sorted(queue, key=key)
+    head = queue[0] if queue else None
+    while queue:
+        if len(running) < slots:
+            running.append(queue.pop(0))
+            continue
+        # Among equals who joined the batch last: `running` is in that order.
+        worst = max((s for s in reversed(running) if not fixed(s)), key=lambda s: key(s)[:-2], default=None)
+        if worst is None or key(worst)[:-2] <= key(queue[0])[:-2] or (head_displaces and queue[0] is not head):
+            break
+        running.remove(worst)
+        worst.evictions.append(now)
+        running.append(queue.pop(0))
+        queue = sorted([*queue, worst], key=key)
+    return running, queue
+
+
+def pool(jobs: Sequence[Job], rules: Rules, servers: int) -> list[State]:
+    """`servers` that serve one job at a time, behind one queue."""
+    coming = entering(jobs, rules, 1)
+    states, queue, free_at = list(coming), list[State](), [0] * servers
+    while coming or queue:
+        now = max(min(free_at), 0 if queue else coming[0].ready_ps)
+        queue += joining(coming, now)
+        idle = [i for i, end in enumerate(free_at) if end <= now]
+        for s, i in zip(take(queue, len(idle), rules, now, servers, 1), idle, strict=False):
+            s.start_ps, s.finish_ps = now, now + rules.services_ps(s.job.output)
+            free_at[i] = s.finish_ps
+    return sorted(states, key=lambda s: s.row)
 
 
 def count_steps(running: Sequence[State], queue: Sequence[State], rules: Rules, steps: int) -> None:
@@ -215,8 +269,8 @@ def static(
     states, queue, now = list(coming), list[State](), 0
     full: list[list[State]] = []  # batches of one bin, in the order in which they filled up
     while coming or queue or full:
-        while coming and coming[0].ready_ps <= now:
-            queue.append(coming.pop(0))
+        for s in joining(coming, now):
+            queue.append(s)
             if rules.order == "bins":
                 full += filled(queue, rules, size)
         batch: list[State] = []
@@ -236,7 +290,6 @@ def static(
         end = now + service_ps(max(s.job.output for s in batch))
         for s in batch:
             s.start_ps, s.finish_ps = now, end
-        # Bins fill up while the batch runs, in the order of arrivals.
         now = end
     return sorted(states, key=lambda s: s.row)
 
@@ -264,7 +317,7 @@ def lengths(generator: np.random.Generator, count: int) -> NDArray[np.int64]:
 
 
 def confused(generator: np.random.Generator, outputs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Predictions of the 0.60-accurate proxy: mean and mean of the worst tenth of the output, given the predicted class."""
+    """The 0.60-accurate proxy: mean and mean of the worst tenth of the output, given the predicted class."""
     true_class = np.searchsorted(CUTS, outputs, side="right")
     draws = generator.random(len(outputs))
     cumulative = MATRIX.cumsum(axis=1) / MATRIX.sum(axis=1, keepdims=True)
