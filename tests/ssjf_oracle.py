@@ -78,9 +78,9 @@ def length(job: Job, rules: Rules) -> int:
 
 
 def entered(jobs: Sequence[Job], rules: Rules) -> list[int]:
-    """When each job joins the queue: on arrival, or once its length is predicted, if the order reads predictions."""
-    pays = rules.predicted and rules.order != "fcfs"
-    return [job.arrival_ps + (job.prediction_ps if pays else 0) for job in jobs]
+    """When each job joins the queue: on arrival, or once its length is predicted, if predictions are read."""
+
+    return [job.arrival_ps + (job.prediction_ps if rules.predicted else 0) for job in jobs]
 
 
 def generated(state: State, prompt_iterations: int) -> int:
@@ -88,10 +88,10 @@ def generated(state: State, prompt_iterations: int) -> int:
 
 
 def rank(state: State, rules: Rules, now: int, waiting: int, slots: int, prompt_iterations: int) -> tuple[float, ...]:
-    """The order's key: least first; ties go to who joined first."""
+    """The order's key: least first; ties go to who arrived first, whenever it was predicted."""
     job, tokens = state.job, length(state.job, rules)
     remaining = max(tokens - generated(state, prompt_iterations), 0)
-    tie_break = (state.ready_ps, state.row)
+    tie_break = (job.arrival_ps, state.row)
     match rules.order:
         case "fcfs" | "bins":
             return tie_break
@@ -108,7 +108,7 @@ def rank(state: State, rules: Rules, now: int, waiting: int, slots: int, prompt_
         case "tie":
             beta = min(max(0.1 * waiting / slots, 0.1), 0.5)
             tail = job.tail if rules.predicted else job.output
-            wait_s = (now - state.ready_ps) / S
+            wait_s = (now - job.arrival_ps) / S
             return ((tokens + beta * tail) * 0.9 ** (wait_s / 30), *tie_break)
     raise ValueError(rules.order)
 
@@ -127,12 +127,23 @@ def longest_waiting(queue: Sequence[State]) -> State:
     return min(queue, key=lambda s: (s.job.arrival_ps, s.row))
 
 
-def take(queue: list[State], count: int, rules: Rules, now: int, slots: int, prompt_iterations: int) -> list[State]:
-    """Take `count` jobs off the queue, one decision after another."""
+def take(
+    queue: list[State],
+    count: int,
+    rules: Rules,
+    now: int,
+    slots: int,
+    prompt_iterations: int,
+    one_by_one: bool = False,
+) -> list[State]:
+    """Take `count` jobs off the queue: one decision, or, where jobs are taken one by one, `count` of them."""
     taken: list[State] = []
     waiting = len(queue)
+    guarded = rules.order == "ssjf" and bool(queue) and starving(queue, rules, now)
     while queue and len(taken) < count:
-        if rules.order == "ssjf" and starving(queue, rules, now):
+        if one_by_one:
+            waiting, guarded = len(queue), rules.order == "ssjf" and starving(queue, rules, now)
+        if guarded:
             best = longest_waiting(queue)
         else:
             best = min(queue, key=lambda s: rank(s, rules, now, waiting, slots, prompt_iterations))
@@ -171,7 +182,7 @@ def continuous(
         if rules.preemptive:
             running, queue = reshuffled(running, queue, rules, now, slots, prompt_iterations, head_displaces)
         else:
-            running += take(queue, slots - len(running), rules, now, slots, prompt_iterations)
+            running += take(queue, slots - len(running), rules, now, slots, prompt_iterations, committed)
         for s in running:
             s.start_ps = now if s.start_ps < 0 else s.start_ps
         steps = 1 if rules.preemptive else min(s.left for s in running)
@@ -180,7 +191,7 @@ def continuous(
         now += steps * iteration_ps
         while committed and coming and (point := coming[0].ready_ps) < now:
             queue += joining(coming, point)
-            held += take(queue, slots - len(running + held), rules, point, slots, prompt_iterations)
+            held += take(queue, slots - len(running + held), rules, point, slots, prompt_iterations, committed)
         for s in running:
             s.left, s.done = s.left - steps, s.done + steps
             if s.left == 0:
@@ -239,7 +250,7 @@ def pool(jobs: Sequence[Job], rules: Rules, servers: int) -> list[State]:
         now = max(min(free_at), 0 if queue else coming[0].ready_ps)
         queue += joining(coming, now)
         idle = [i for i, end in enumerate(free_at) if end <= now]
-        for s, i in zip(take(queue, len(idle), rules, now, servers, 1), idle, strict=False):
+        for s, i in zip(take(queue, len(idle), rules, now, servers, 1, one_by_one=True), idle, strict=False):
             s.start_ps, s.finish_ps = now, now + rules.services_ps(s.job.output)
             free_at[i] = s.finish_ps
     return sorted(states, key=lambda s: s.row)
