@@ -37,14 +37,14 @@ ENGINES = {
 
 
 def crowded(seed: int, n: int = 160, longs: int = 0) -> Trace:
-    """More work than eight replicas keep up with: two thirds come in the first 0.2 s. Predictions are noisy; outputs are
+    """More work than eight replicas keep up with: two thirds come in the first 0.2 s. Outputs are noisily predicted and
     long enough for many decisions before the first of them ends."""
     random = np.random.default_rng(seed)
     outputs = random.integers(60, 400, n)
     inputs = random.integers(20, 1_500, n)
     is_long = np.zeros(n, np.bool_)
     is_long[random.choice(n, longs, replace=False)] = True
-    inputs[is_long] = random.integers(100_000, 200_000, longs)
+    inputs[is_long] = 100_000  # so that their outputs alone tell them apart
     predicted = np.maximum(1, np.rint(outputs * np.exp(0.8 * random.normal(size=n)))).astype(np.int64)
     return Trace(
         np.cumsum(random.exponential(np.where(np.arange(n) < 2 * n // 3, 0.002, 0.1))),
@@ -60,10 +60,8 @@ def crowded(seed: int, n: int = 160, longs: int = 0) -> Trace:
 
 def events(policy: str | Policy, engine: EngineSettings, trace: Trace, until_s: float = np.inf) -> dict[str, Any]:
     """Everything that the log says of the requests, int64[n] each, but for their true length."""
-    hardware = {"model": "llama-3.1-70b", "cluster": "p4de_x4"} if trace.is_long.any() else {}
-    log = make_cluster(
-        **{"model": "llama-3.1-8b", "cluster": "p4de_x1"} | hardware, policy=policy, workload=trace, engine=engine
-    ).run(until_s)
+    model, cluster = ("llama-3.1-70b", "p4de_x4") if trace.is_long.any() else ("llama-3.1-8b", "p4de_x1")
+    log = make_cluster(model, cluster, policy, trace, engine).run(until_s)
     return log.ps | {name: column for name, column in log.counts.items() if name != "output_tokens"}
 
 
@@ -105,7 +103,10 @@ def with_lengths(trace: Trace, outputs: Any) -> Trace:
 
 
 def possible(policy: Policy, engine: EngineSettings) -> bool:
-    """Nobody is displaced from a static batch, or for who is not known yet; static batches are not disaggregated."""
+    """Bins make static batches. Nobody is displaced from those, or for who is not known yet, and they are not
+    disaggregated."""
+    if policy.queue_order == "bins":
+        return engine.batching == "static"
     if engine.batching == "static":
         return not policy.preemptive and not policy.rules.decode_replicas
     return not (engine.async_scheduling and policy.preemptive)
@@ -119,6 +120,23 @@ HONEST = [
 ]
 
 
+# Every order anywhere, beside the policies that are named after them.
+EVERYWHERE = ("ssjf", "ltr", "tie", "one_bit", "skip_predict")
+PREDICTED = [
+    *(f"fifo{{global_order:{order},lengths:predicted}}" for order in ("shortest", *EVERYWHERE)),
+    *(
+        f"jsq_tokens{{queue_order:{order},lengths:predicted}}"
+        for order in ("shortest", "shortest_remaining", *EVERYWHERE)
+    ),
+    "jsq_tokens{queue_order:ltr,preemptive:true,lengths:predicted,starving_steps:5,promoted_steps:3}",
+    "jsq_tokens{queue_order:one_bit,preemptive:true,lengths:predicted,displace_share:0.5}",
+    "jsq_tokens{queue_order:ssjf,lengths:predicted,guard_services:1.0,guard_wait_s:1.0}",
+    "fifo{global_order:ltr,lengths:predicted,starving_steps:5,promoted_steps:3}",
+    "fifo{global_order:ssjf,queue_order:shortest,lengths:predicted,guard_services:0.5}",
+]
+HONEST += [(policy, engine) for policy in PREDICTED for engine in ("vllm", "scarce", "few_slots")]
+
+
 @pytest.mark.parametrize(("policy", "engine"), HONEST)
 def test_shuffled_lengths_change_nothing_before_a_completion(policy: str, engine: str) -> None:
     assert same_until_completions_differ(policy, ENGINES[engine], crowded(1), seed=2) > 15
@@ -128,6 +146,18 @@ def test_shuffled_lengths_change_nothing_before_a_completion(policy: str, engine
 def test_what_is_not_done_yet_has_no_length(policy: str, engine: str) -> None:
     for share in (0.1, 0.6):
         same_while_nothing_is_known(policy, ENGINES[engine], crowded(3), share)
+
+
+PECSCHED = [f"pecsched{{long_order:{order},lengths:predicted}}" for order in ("shortest_job", *EVERYWHERE)]
+
+
+@pytest.mark.parametrize("policy", ["pecsched", "pecsched_fewest", "pecsched_ssjf_long", "fifo", "ssjf", *PECSCHED])
+def test_the_same_among_longs(policy: str) -> None:
+    """Memory that longs share is set aside for their true outputs, as documented; there is enough of it here."""
+    trace = crowded(4, n=240, longs=24)
+    assert same_until_completions_differ(policy, load_engine("vllm"), trace, seed=2) > 80
+    for share in (0.3, 0.95):
+        same_while_nothing_is_known(policy, load_engine("vllm"), trace, share)
 
 
 def by_true_length(state: Any, slot: int) -> int:
@@ -147,6 +177,8 @@ class Peeking:
 CHEATS: dict[str, str | Policy] = {
     "sjf": "sjf",
     "srpt": "srpt",
+    "global": "fifo{global_order:ssjf}",
+    "replica": "jsq_tokens{queue_order:skip_predict}",
     "compiled": Policy("peeking", by_true_length, load="requests"),
     "python": Policy("peeking", actor=Peeking()),
 }
@@ -158,6 +190,17 @@ def test_who_peeks_is_caught(policy: str) -> None:
         same_until_completions_differ(CHEATS[policy], ENGINES["vllm"], crowded(1), seed=2)
     with pytest.raises(AssertionError):
         same_while_nothing_is_known(CHEATS[policy], ENGINES["few_slots"], crowded(3), 0.3)
+
+
+@pytest.mark.parametrize("order", ["shortest_job", "ssjf", "one_bit", "skip_predict", "tie"])
+def test_who_peeks_at_longs_is_caught(order: str) -> None:
+    with pytest.raises(AssertionError):
+        same_while_nothing_is_known(
+            f"pecsched{{long_order:{order},threshold_tokens:230}}",
+            load_engine("vllm"),
+            crowded(4, n=240, longs=24),
+            0.95,
+        )
 
 
 def test_memory_set_aside_for_the_true_peak_is_caught_too() -> None:
