@@ -15,7 +15,18 @@ from pecgym.engine.variants import variant_names
 from pecgym.errors import SpecError
 from pecgym.predictors import Predictor, load_predictor, with_predictions
 from pecgym.units import HORIZON_S
-from pecgym.workload import REGISTRY, Trace, cached_trace, draw_offline, generate, load_trace, offline, rewrite_long
+from pecgym.workload import (
+    REGISTRY,
+    Trace,
+    cached_trace,
+    draw_chat,
+    draw_offline,
+    generate,
+    load_trace,
+    offline,
+    rewrite_long,
+)
+from pecgym.workload.chat import CHAT
 from pecgym.workload.generator import generator_names, is_generator_name
 from pecgym.workload.offline import OFFLINE
 
@@ -27,8 +38,9 @@ LONG_CONTEXTS = {
 }
 """The long-context rewrites, and which options each of them takes."""
 _DRAWN, _LISTED = ("requests", "input_range", "output_range"), ("input_tokens", "output_tokens")
-_OF_OFFLINE = _DRAWN + _LISTED
-"""The two ways to say what an offline workload is."""
+_OF_CHAT = ("requests", "rate_rps", "cv", "input_range")
+_MADE = {OFFLINE: _DRAWN + _LISTED, CHAT: _OF_CHAT}
+"""The workloads that are made of numbers alone, and their keys; there are two ways to say what an offline one is."""
 
 
 def _changes_of(settings: type[Any], name: str) -> type[Any]:
@@ -87,11 +99,13 @@ class WorkloadConfig:
     """An embedded workload or public trace by name, or a trace file by path (path wins); then a part of it, or faster.
 
     Attributes:
-        name: an embedded workload, several joined by "+", a public trace that was fetched, or "offline": requests that
-            all wait at time 0, drawn from ranges under the run's seed, or as they are listed.
+        name: an embedded workload, several joined by "+", a public trace that was fetched, "offline": requests that
+            all wait at time 0, drawn from ranges under the run's seed, or as they are listed, or "chat": SSJF's
+            requests, with the output lengths of LMSYS-Chat-1M.
         path: a trace file of any known format.
         duration_s: embedded workload: its length; None: that of the trace it imitates.
-        arrivals: embedded workload: its arrival process; None: the workload's own.
+        arrivals: embedded workload: its arrival process; None: the workload's own. Of chat: "poisson" (None), "gamma"
+            or "burst", all at time 0.
         start_s: only the requests that arrive from here on, seconds.
         stop_s: and before this time.
         speedup: factor on the arrival rate, by shrinking time.
@@ -106,8 +120,10 @@ class WorkloadConfig:
             window is cut out, so that a request has the same prediction in every window and at every speedup; None or
             "none": the trace's own predictions, where it has some.
         only_shorts: whether the longs are left out after the rewrite: what it would be without them.
-        requests: offline: how many are drawn.
-        input_range: offline: lowest and highest input length, tokens.
+        requests: offline and chat: how many are drawn.
+        rate_rps: chat: requests per second, unless they come as a burst.
+        cv: chat: coefficient of variation of the gaps of gamma arrivals.
+        input_range: offline and chat: lowest and highest input length, tokens; of chat None: 6.
         output_range: offline: likewise of outputs.
         input_tokens: offline, in place of those three: the input length of each request.
         output_tokens: likewise of outputs.
@@ -129,6 +145,8 @@ class WorkloadConfig:
     predictor: str | None = None
     only_shorts: bool = False
     requests: int | None = None
+    rate_rps: float | None = None
+    cv: float | None = None
     input_range: list[int] | None = None
     output_range: list[int] | None = None
     input_tokens: list[int] | None = None
@@ -139,7 +157,9 @@ class WorkloadConfig:
         """The workload of that name or path, with the window, speedup and longs of another."""
         if name_or_path == OFFLINE:
             return replace(like, name=OFFLINE, path=None, duration_s=None, arrivals=None)
-        none: dict[str, Any] = dict.fromkeys(_OF_OFFLINE)
+        if name_or_path == CHAT:
+            return replace(like, name=CHAT, path=None, duration_s=None)
+        none: dict[str, Any] = dict.fromkeys(key for keys in _MADE.values() for key in keys)
         like = replace(like, **none)
         if is_generator_name(name_or_path):
             return replace(like, name=name_or_path, path=None)
@@ -154,18 +174,19 @@ class WorkloadConfig:
 
     def check(self) -> None:
         """Raises SpecError for a name, path or option that cannot work, without reading the trace."""
-        self._check_offline()
+        self._check_made()
         embedded = self.path is None and is_generator_name(self.name)
-        if self.path is None and not embedded and self.name not in REGISTRY and not self._is_offline:
+        if self.path is None and not embedded and self.name not in REGISTRY and self._made is None:
             raise SpecError(
-                f"workload {self.name!r} does not exist; choose one of {', '.join(generator_names())}, {OFFLINE}, a "
+                f"workload {self.name!r} does not exist; choose one of {', '.join((*generator_names(), *_MADE))}, a "
                 f"public trace ({', '.join(REGISTRY)}), or give workload.path=FILE"
             )
         if self.path is not None and not Path(self.path).exists():
             raise SpecError(f"workload {self.path}: no such file; embedded workloads: {', '.join(generator_names())}")
-        if (embedded or self._is_offline) and (self.on_empty is not None or self.sort):
+        if (embedded or self._made) and (self.on_empty is not None or self.sort):
             raise SpecError("workload.on_empty and .sort are for files; an embedded workload needs neither")
-        if not embedded and (self.duration_s is not None or self.arrivals is not None):
+        arrivals = None if self._made == CHAT else self.arrivals
+        if not embedded and (self.duration_s is not None or arrivals is not None):
             raise SpecError("workload.duration_s and .arrivals are for embedded workloads; use start_s and stop_s")
         if self.duration_s is not None and not 0 < self.duration_s <= HORIZON_S:
             raise SpecError(f"workload.duration_s={self.duration_s}: must be above 0, at most {HORIZON_S:.0f}")
@@ -179,22 +200,30 @@ class WorkloadConfig:
         return None if self.predictor in (None, "none") else load_predictor(self.predictor)
 
     @property
-    def _is_offline(self) -> bool:
-        return self.path is None and self.name == OFFLINE
+    def _made(self) -> str | None:
+        """The name of a workload that is made of numbers alone; None: it is another one."""
+        return self.name if self.path is None and self.name in _MADE else None
 
-    def _check_offline(self) -> None:
-        given = {key for key in _OF_OFFLINE if getattr(self, key) is not None}
-        if not self._is_offline:
-            if given:
-                raise SpecError(f"workload.{', .'.join(sorted(given))}: of name={OFFLINE} alone, not of {self.label()}")
-            return
-        if given not in (set(_DRAWN), set(_LISTED)):
+    def _check_made(self) -> None:
+        given = {key for keys in _MADE.values() for key in keys if getattr(self, key) is not None}
+        if foreign := sorted(given - set(_MADE[self._made] if self._made else ())):
+            owners = [name for name, keys in _MADE.items() if foreign[0] in keys]
+            raise SpecError(
+                f"workload.{', .'.join(foreign)}: of name={' or '.join(owners)} alone, not of {self.label()}"
+            )
+        if self._made == OFFLINE and given not in (set(_DRAWN), set(_LISTED)):
             raise SpecError(
                 f"workload {OFFLINE}: give {', '.join(_DRAWN)}, or in their place {' and '.join(_LISTED)}, not "
                 f"{', '.join(sorted(given)) or 'nothing'}"
             )
-        if self.speedup != 1.0:
-            raise SpecError(f"workload {OFFLINE}: everything is there at time 0; leave speedup and arrival_scale out")
+        if self._made == CHAT and self.requests is None:
+            raise SpecError(f"workload {CHAT}: give requests, how many are drawn")
+        if self._all_at_once and self.speedup != 1.0:
+            raise SpecError(f"workload {self.name}: everything is there at time 0; leave speedup and arrival_scale out")
+
+    @property
+    def _all_at_once(self) -> bool:
+        return self._made == OFFLINE or (self._made == CHAT and self.arrivals == "burst")
 
     def _check_longs(self) -> None:
         chosen = self.long_context or "none"
@@ -210,8 +239,8 @@ class WorkloadConfig:
         self.check()
         if self.path is None and is_generator_name(self.name):
             trace = generate(self.name, seed, self.duration_s, self.arrivals)
-        elif self._is_offline:
-            trace = self._offline(seed)
+        elif self._made:
+            trace = self._offline(seed) if self._made == OFFLINE else self._chat(seed)
         else:
             options: dict[str, Any] = {} if self.on_empty is None else {"on_empty": self.on_empty}
             options |= {"sort": True} if self.sort else {}
@@ -241,6 +270,11 @@ class WorkloadConfig:
         assert self.input_range is not None
         assert self.output_range is not None
         return draw_offline(self.requests, self.input_range, self.output_range, seed)
+
+    def _chat(self, seed: int) -> Trace:
+        assert self.requests is not None
+        given: dict[str, Any] = {} if self.input_range is None else {"input_range": self.input_range}
+        return draw_chat(self.requests, self.arrivals or "poisson", self.rate_rps, self.cv, seed=seed, **given)
 
     def label(self) -> str:
         """What tables call it."""

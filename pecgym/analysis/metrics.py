@@ -9,7 +9,8 @@
 | makespan | time zero to the last completion; to the end of the run if something is unfinished |
 | short throughput | finished shorts / makespan (PecSched) |
 | short throughput to the last short | finished shorts / time of the last completion of a short |
-| throughput | output tokens of finished requests / makespan |
+| throughput | output tokens of finished requests / makespan; `throughput_rps`: finished requests / makespan |
+| quarter throughput | requests / 4 / time from the first arrival until a quarter of them is done (SSJF's code) |
 | mean batch size | output tokens / iterations, the requests that an iteration serves: of a prompt in chunks, the last |
 | mean KV use | KV tokens held / KV memory of a replica, over the time in which iterations run |
 | idle rate | idle / (idle + busy) over GPUs and the makespan (PecSched) |
@@ -28,6 +29,7 @@ count on every replica of their group, in which everything finished.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, fields
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +76,15 @@ def makespan_s(log: RequestLog) -> float:
     if len(log) and np.all(finish != NEVER):
         return float(np.max(log.seconds("finish")))
     return log.facts.end_s
+
+
+def quarter_throughput_rps(log: RequestLog) -> float | None:
+    """A quarter of the requests / seconds from the first arrival until a quarter of them is done; None before that."""
+    finish_s = np.sort(log.seconds("finish"))
+    last = math.ceil(len(log) / 4) - 1
+    if last < 0 or np.isnan(finish_s[last]):
+        return None
+    return _ratio(len(log) / 4, finish_s[last] - log.seconds("arrival").min())
 
 
 def mean_batch_size(log: RequestLog) -> float | None:
@@ -134,6 +145,7 @@ def metrics_row(log: RequestLog) -> dict[str, Any]:
     last_short_s = float(np.nanmax(log.seconds("finish")[short], initial=0)) if finished[short].all() else span_s
     row["short_throughput_to_last_short_rps"] = _ratio(finished[short].sum(), last_short_s) if short.any() else None
     row["throughput_rps"] = _ratio(finished.sum(), span_s)
+    row["quarter_throughput_rps"] = quarter_throughput_rps(log)
     row["throughput_tokens_per_s"] = _ratio(log.counts["output_tokens"][finished].sum(), span_s)
     measures = {"ttft": ttft_s(log), "tpot": tpot_s(log), "jct": jct_s(log)}
     for name, values in measures.items():

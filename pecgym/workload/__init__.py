@@ -1,6 +1,7 @@
 """What arrives: traces, readers, the embedded generator, closed loops and long-context rewrites."""
 
 from pecgym.workload.arrivals import fixed, gamma, poisson, with_arrivals
+from pecgym.workload.chat import draw_chat
 from pecgym.workload.closed_loop import ClosedLoop
 from pecgym.workload.fetch import REGISTRY, PublicTrace, cached_trace, fetch_trace
 from pecgym.workload.generator import generate, generate_chunks, generator_names
@@ -30,6 +31,7 @@ __all__ = [
     "PublicTrace",
     "Trace",
     "cached_trace",
+    "draw_chat",
     "draw_offline",
     "fetch_trace",
     "fixed",

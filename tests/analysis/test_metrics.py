@@ -64,6 +64,16 @@ def test_makespan_is_the_last_completion_or_the_end_of_an_unfinished_run() -> No
     assert makespan_s(unfinished) == FACTS.end_s
 
 
+def test_quarter_throughput_counts_from_the_first_arrival_to_when_a_quarter_is_done() -> None:
+    ends = [30.0, 13.0, 21.0, 55.0, 90.0]
+    events = [(5.0 + i, 5.0 + i, 6.0 + i, 7.0 + i, end) for i, end in enumerate(ends)]
+    row = make_log(events, [2] * 5, [False] * 5).metrics()
+    assert row["quarter_throughput_rps"] == pytest.approx(1.25 / (21 - 5))  # two of five are more than a quarter
+    assert row["throughput_rps"] == pytest.approx(5 / 90)
+    half_done = [(*event[:4], None if event[4] > 13 else event[4]) for event in events]
+    assert make_log(half_done, [2] * 5, [False] * 5).metrics()["quarter_throughput_rps"] is None
+
+
 def test_idle_rate_energy_and_money_count_every_gpu_until_the_makespan() -> None:
     row = FINISHED.metrics()
     assert idle_rate(FINISHED) == pytest.approx(1 - 40 / (2 * 40))

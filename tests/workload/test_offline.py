@@ -47,7 +47,7 @@ def test_a_configuration_gives_the_same() -> None:
         ({**DRAWN, "input_tokens": [1], "output_tokens": [1]}, "in their place"),
         (
             {"name": "azure2023_conv", "requests": 5},
-            r"workload\.requests: of name=offline alone, not of azure2023_conv",
+            r"workload\.requests: of name=offline or chat alone, not of azure2023_conv",
         ),
         ({**DRAWN, "speedup": 2.0}, "leave speedup"),
         ({**DRAWN, "sort": True}, "are for files"),
