@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from pecgym.engine import EngineSettings, LongRules, load_engine
 from pecgym.engine.variants import variant_names
 from pecgym.errors import SpecError
+from pecgym.predictors import Predictor, load_predictor, with_predictions
 from pecgym.units import HORIZON_S
 from pecgym.workload import (
     REGISTRY,
@@ -104,6 +105,9 @@ class WorkloadConfig:
         long_low_tokens: option of the rewrite; None: its own.
         long_high_tokens: likewise.
         long_percentile: likewise.
+        predictor: a length predictor by name or path (docs/predictors.md), applied after the rewrite and before the
+            window is cut out, so that a request has the same prediction in every window and at every speedup; None or
+            "none": the trace's own predictions, where it has some.
         only_shorts: whether the longs are left out after the rewrite: what it would be without them.
         requests: offline and chat: how many are drawn.
         rate_rps: chat: requests per second, unless they come as a burst.
@@ -127,6 +131,7 @@ class WorkloadConfig:
     long_low_tokens: int | None = None
     long_high_tokens: int | None = None
     long_percentile: float | None = None
+    predictor: str | None = None
     only_shorts: bool = False
     requests: int | None = None
     rate_rps: float | None = None
@@ -176,7 +181,12 @@ class WorkloadConfig:
             raise SpecError(f"workload.duration_s={self.duration_s}: must be above 0, at most {HORIZON_S:.0f}")
         if not (self.speedup > 0 and math.isfinite(self.speedup)):
             raise SpecError(f"workload.speedup={self.speedup}: must be above 0")
+        self.length_predictor()
         self._check_longs()
+
+    def length_predictor(self) -> Predictor | None:
+        """What predicts output lengths, None where nothing does. Raises SpecError for one that cannot be loaded."""
+        return None if self.predictor in (None, "none") else load_predictor(self.predictor)
 
     @property
     def _made(self) -> str | None:
@@ -229,6 +239,9 @@ class WorkloadConfig:
             given = {key: getattr(self, key) for key in LONG_CONTEXTS[chosen] if getattr(self, key) is not None}
             changes = {key.removeprefix("long_"): value for key, value in given.items()}
             trace = rewrite_long(trace, chosen, seed=seed, **changes)  # type: ignore[arg-type]
+        predictor = self.length_predictor()
+        if predictor is not None:
+            trace = with_predictions(trace, predictor, seed)
         if self.only_shorts:
             trace = replace(trace.take(~trace.is_long), name=f"{trace.name} without longs")
         if self.start_s is not None or self.stop_s is not None:

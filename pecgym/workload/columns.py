@@ -13,6 +13,7 @@ from pecgym.errors import TraceError
 FloatColumn = NDArray[np.float64]
 IntColumn = NDArray[np.int64]
 BoolColumn = NDArray[np.bool_]
+TextColumn = NDArray[np.object_]
 RowName = Callable[[int], str]
 
 # No model reads or writes more; the bound keeps sums over any trace inside int64.
@@ -94,6 +95,38 @@ def deadline_column(values: Any, row: RowName) -> FloatColumn:
             "give seconds after arrival above 0, or NaN (an empty cell) for none"
         )
     return array
+
+
+def duration_column(column: str, values: Any, row: RowName) -> FloatColumn:
+    """Times that something takes as float64 [n] seconds, each >= 0 and finite."""
+    array = np.ascontiguousarray(_one_dimension(column, values, row), dtype=np.float64)
+    bad = _first(~(np.isfinite(array) & (array >= 0)))
+    if bad is not None:
+        raise TraceError(f"column {column}, {row(bad)}: {array[bad]} is not a duration; give seconds, 0 or more")
+    return array
+
+
+def text_column(column: str, values: Any, row: RowName) -> TextColumn:
+    """Texts as object [n], each a str of one character or more that can be written in UTF-8."""
+    array = np.asarray(values, dtype=object)
+    if array.ndim != 1:
+        raise TraceError(f"column {column}: needs one text per request, got an array of shape {array.shape}")
+    for index, value in enumerate(array):
+        if not isinstance(value, str):
+            raise TraceError(f"column {column}, {row(index)}: holds {type(value).__name__}, not text; convert it first")
+        if not value:
+            raise TraceError(f"column {column}, {row(index)}: is empty; fill it in or remove the row")
+        if not value.isascii() and not _is_unicode(value):
+            raise TraceError(f"column {column}, {row(index)}: holds half a surrogate pair; correct or remove the row")
+    return array
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def flag_column(column: str, values: Any, row: RowName) -> BoolColumn:

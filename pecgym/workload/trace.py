@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -19,17 +20,25 @@ from pecgym.workload.columns import (
     BoolColumn,
     FloatColumn,
     IntColumn,
+    TextColumn,
     arrival_column,
     deadline_column,
+    duration_column,
     flag_column,
     require_equal_lengths,
     row_of,
+    text_column,
     token_column,
 )
 from pecgym.workload.statistics import index_of_dispersion, interarrival_cv, length_quantiles
 
 # is_long is None only until construction has filled it in.
 _NOT_GIVEN = cast(BoolColumn, None)
+
+PREDICTED = ("predicted_tokens", "predicted_tail_tokens", "prediction_s")
+"""The columns that a length predictor fills in."""
+COLUMNS = ("arrival_s", "input_tokens", "output_tokens", *PREDICTED, "deadline_s", "is_long", "prompt")
+"""All columns, in the order in which files have them."""
 
 SUMMARY_WINDOWS_S = (0.1, 1.0, 10.0, 60.0, 300.0)
 
@@ -44,8 +53,14 @@ class Trace:
     | input_tokens | int64 | prompt length, 1 to 2**31 - 1 |
     | output_tokens | int64 | tokens generated, 1 to 2**31 - 1; policies do not see it |
     | predicted_tokens | int64 or None | what a length predictor says of output_tokens, >= 1 |
+    | predicted_tail_tokens | int64 or None | mean of the worst tenth of the predicted lengths (CVaR 0.9), >= 1 |
+    | prediction_s | float64 or None | how long the prediction takes, seconds >= 0; None: no time |
     | deadline_s | float64 or None | seconds after arrival, > 0; NaN: none |
     | is_long | bool | belongs to the long class; all False unless told otherwise |
+    | prompt | object or None | the text itself, str; read by text predictors alone |
+
+    predicted_tail_tokens and prediction_s need predicted_tokens; `predictor` names what made these three, None where
+    that is not known.
 
     Values are converted where nothing is lost (whole floats to integers); anything else raises TraceError, which names
     the column, the row and the remedy. A writeable array is copied, a read-only one is shared.
@@ -58,6 +73,10 @@ class Trace:
     deadline_s: FloatColumn | None = None
     is_long: BoolColumn = _NOT_GIVEN
     name: str = "trace"
+    predicted_tail_tokens: IntColumn | None = None
+    prediction_s: FloatColumn | None = None
+    prompt: TextColumn | None = None
+    predictor: str | None = None
 
     def __post_init__(self) -> None:
         row = row_of(self.name)
@@ -66,14 +85,20 @@ class Trace:
             "input_tokens": token_column("input_tokens", self.input_tokens, row),
             "output_tokens": token_column("output_tokens", self.output_tokens, row),
         }
-        if self.predicted_tokens is not None:
-            columns["predicted_tokens"] = token_column("predicted_tokens", self.predicted_tokens, row)
+        for name in ("predicted_tokens", "predicted_tail_tokens"):
+            if getattr(self, name) is not None:
+                columns[name] = token_column(name, getattr(self, name), row)
+        if self.prediction_s is not None:
+            columns["prediction_s"] = duration_column("prediction_s", self.prediction_s, row)
         if self.deadline_s is not None:
             columns["deadline_s"] = deadline_column(self.deadline_s, row)
+        if self.prompt is not None:
+            columns["prompt"] = text_column("prompt", self.prompt, row)
         given = cast("BoolColumn | None", self.is_long)
         flags = np.zeros(len(columns["arrival_s"]), dtype=np.bool_) if given is None else given
         columns["is_long"] = flag_column("is_long", flags, row)
         require_equal_lengths({name: len(values) for name, values in columns.items()}, self.name)
+        self._require_predictions()
         for name, values in columns.items():
             object.__setattr__(self, name, _read_only(values.copy() if values.flags.writeable else values))
 
@@ -84,15 +109,26 @@ class Trace:
         return f"Trace({self.name!r}, {len(self)} requests, {self.duration_s:.6g} s)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Trace, (*self.columns(optional=True).values(), self.name)
+        return partial(Trace, **self.columns(), name=self.name, predictor=self.predictor), ()
 
-    def columns(self, *, optional: bool = False) -> dict[str, Any]:
-        """The columns by name, in order; with `optional`, also those that are None."""
-        names = ("arrival_s", "input_tokens", "output_tokens", "predicted_tokens", "deadline_s", "is_long")
-        return {name: getattr(self, name) for name in names if optional or getattr(self, name) is not None}
+    def _require_predictions(self) -> None:
+        """What belongs to predictions does not come without them."""
+        alone = [name for name in (*PREDICTED[1:], "predictor") if getattr(self, name) is not None]
+        if self.predicted_tokens is None and alone:
+            raise TraceError(f"trace {self.name!r}: has {', '.join(alone)} without predicted_tokens; add or remove it")
+
+    def without_predictions(self) -> Trace:
+        """The same requests without what a length predictor said of them."""
+        nothing: dict[str, Any] = dict.fromkeys((*PREDICTED, "predictor"))
+        return replace(self, **nothing)
+
+    def columns(self) -> dict[str, Any]:
+        """The columns that are there by name, in order."""
+        return {name: getattr(self, name) for name in COLUMNS if getattr(self, name) is not None}
 
     def equals(self, other: Trace) -> bool:
-        """Whether every column is the same, bit for bit (NaN deadlines count as the same); names may differ."""
+        """Whether every column is the same, bit for bit (NaN deadlines count as the same). Names may differ, of the trace
+        and of its predictor."""
         mine, theirs = self.columns(), other.columns()
         return mine.keys() == theirs.keys() and all(
             np.array_equal(mine[name], theirs[name], equal_nan=name == "deadline_s") for name in mine
@@ -165,8 +201,9 @@ class Trace:
     def merge(*traces: Trace) -> Trace:
         """All requests of several traces by arrival; ties keep the order of the arguments.
 
-        A trace without deadlines merges with one that has some: its requests have none (NaN). predicted_tokens must be
-        in all or in none: TraceError, as no value would be true.
+        A trace without deadlines merges with one that has some: its requests have none (NaN). predicted_tokens,
+        predicted_tail_tokens, prediction_s and prompt must each be in all or in none: TraceError, as no value would be
+        true.
         """
         joined = _joined(traces, "+".join(dict.fromkeys(trace.name for trace in traces)))
         order = np.argsort(joined["arrival_s"], kind="stable")
@@ -225,10 +262,11 @@ def _joined(traces: Sequence[Trace], name: str) -> dict[str, Any]:
     """The columns of several traces end to end; what a column present in only some of them becomes is decided here."""
     if not traces:
         raise TraceError("no traces to join; give at least one")
-    predicted = [trace.predicted_tokens is not None for trace in traces]
-    if any(predicted) and not all(predicted):
-        lacking = traces[predicted.index(False)].name
-        raise TraceError(f"column predicted_tokens: trace {lacking!r} has none, others do; add or remove it everywhere")
+    for column in (*PREDICTED, "prompt"):
+        present = [getattr(trace, column) is not None for trace in traces]
+        if any(present) and not all(present):
+            lacking = traces[present.index(False)].name
+            raise TraceError(f"column {column}: trace {lacking!r} has none, others do; add or remove it everywhere")
     names = list(traces[0].columns())
     if any(trace.deadline_s is not None for trace in traces) and "deadline_s" not in names:
         names.append("deadline_s")
@@ -238,7 +276,8 @@ def _joined(traces: Sequence[Trace], name: str) -> dict[str, Any]:
         parts = [getattr(trace, column) for trace in traces]
         parts = [fill if part is None else part for part, fill in zip(parts, none_s, strict=True)]
         columns[column] = _read_only(np.concatenate(parts))
-    return {**columns, "name": name}
+    predictors = dict.fromkeys(trace.predictor for trace in traces if trace.predictor is not None)
+    return {**columns, "name": name, "predictor": "+".join(predictors) or None}
 
 
 def _positive(what: str, value: float) -> float:
