@@ -59,9 +59,9 @@ def cases(config: SsjfConfig, plan: EvaluationPlan) -> list[Case]:
 
 def _chat(batching: str, places: int, policies: list[str], predictor: str | None, jobs: int, **of_chat: Any) -> Any:
     engine: dict[str, Any] = {
-        NONE: EngineConfig("one_at_a_time", **FREE_SWAP),
-        SLOTS: EngineConfig("slots", max_batch_requests=places),
-        STATIC: EngineConfig("static", static_batch_size=places),
+        NONE: EngineConfig(name="one_at_a_time", **FREE_SWAP),
+        SLOTS: EngineConfig(name="slots", max_batch_requests=places),
+        STATIC: EngineConfig(name="static", static_batch_size=places),
     }
     return EvaluationPlan(
         tuple(policies),

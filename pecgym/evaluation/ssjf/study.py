@@ -62,8 +62,7 @@ def study(
         raise SpecError("policies: the page compares with fifo")
     config = config.thinned()
     chosen = cases(config, plan)
-    plans = {cell.plan for case in chosen for cell in case.cells[:1]}
-    warm_up({rule for each in plans for rule in each.check()})
+    warm_up({rule for case in chosen for rule in case.cells[0].plan.check()})
     cells = [cell for case in chosen for cell in case.cells]
     done = iter(run_cells(cells, out, workers=workers, fresh=fresh, title="ssjf"))
     parts: dict[str, list[Found]] = {}

@@ -1,0 +1,99 @@
+"""Pictures of the study. Needs Matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from pecgym.evaluation.ssjf.page_conversation import NOISE, by_load, gain, tau_of
+from pecgym.evaluation.ssjf.study import Found
+from pecgym.evaluation.ssjf.targets import MEASURES, target
+
+COLOURS = ("#1f6fb2", "#d95f02", "#2a9d5c", "#7a3d9c", "#9a9a9a")
+NAMES = {"sjf": "oracle", "spjf": "SSJF without its guard", "ssjf": "SSJF with its guard"}
+_DPI = 110
+
+
+def write_targets(path: Path, cases: Sequence[Found]) -> None:
+    """Three panels over the cases: mean completion time, p99, and the two throughputs, against FIFO; bars with
+    intervals, and what the re-implementation gave as a cross."""
+    figure = Figure(figsize=(11, 0.42 * len(cases) + 1.6), layout="constrained", dpi=_DPI)
+    panels = figure.subplots(1, 3, sharey=True)
+    titles = [found.case.title for found in cases]
+    by_key = {(m.policy, m.metric): m.key for m in MEASURES}
+    policies = [policy for policy in NAMES if policy in cases[0].rows]
+    shown: list[tuple[str, list[tuple[str, str, str]]]] = [
+        ("mean JCT against FCFS", [(policy, "jct_mean_s", NAMES[policy]) for policy in policies]),
+        ("p99 JCT against FCFS", [(policy, "jct_p99_s", NAMES[policy]) for policy in policies]),
+        (
+            "throughput against FCFS",
+            [
+                ("spjf", "quarter_throughput_rps", "at 25% done, without its guard"),
+                ("spjf", "throughput_rps", "of the full run, without its guard"),
+            ],
+        ),
+    ]
+    for panel, (title, series) in zip(panels, shown, strict=True):
+        height = 0.8 / len(series)
+        for i, (policy, metric, name) in enumerate(series):
+            y = [k - 0.4 + (i + 0.5) * height for k in range(len(cases))]
+            values = [gain(found, policy, metric) for found in cases]
+            errors = [[v.value - v.low for v in values], [v.high - v.value for v in values]]
+            panel.barh(
+                y, [v.value for v in values], height, xerr=errors, color=COLOURS[i], label=name, error_kw={"lw": 1}
+            )
+            known = [
+                (target(found.case.key, by_key.get((policy, metric), "")), at)
+                for found, at in zip(cases, y, strict=True)
+            ]
+            points = [(value, at) for value, at in known if value is not None]
+            panel.scatter([x for x, _ in points], [at for _, at in points], marker="x", color="black", s=22, zorder=3)
+        panel.axvline(0, color="0.3", linewidth=0.8)
+        panel.xaxis.set_major_formatter(PercentFormatter(1.0))
+        panel.set_title(title, fontsize=9)
+        panel.tick_params(labelsize=7)
+        panel.grid(axis="x", alpha=0.3)
+        panel.legend(fontsize=7, loc="best")
+    panels[0].set_yticks(range(len(cases)), titles, fontsize=7)
+    panels[0].invert_yaxis()
+    figure.savefig(path)
+
+
+def write_conversation(path: Path, cases: Sequence[Found]) -> None:
+    """A panel for each load: change of the mean completion time against FIFO over Kendall's tau; the line is log-normal
+    noise, the points are other predictors."""
+    loads = by_load(cases)
+    figure = Figure(figsize=(3.9 * len(loads) + 0.4, 3.9), layout="constrained", dpi=_DPI)
+    panels = figure.subplots(1, len(loads), squeeze=False)[0]
+    for panel, (title, of_load) in zip(panels, loads.items(), strict=True):
+        policies = [policy for policy in of_load[0].rows if policy not in ("fifo", "sjf")]
+        for number, policy in enumerate(policies):
+            noise = sorted((f for f in of_load if str(f.case.predictor).startswith(NOISE)), key=tau_of)
+            values = [gain(found, policy, "jct_mean_s") for found in noise]
+            x = [tau_of(found) for found in noise]
+            panel.plot(
+                x, [v.value for v in values], "o-", color=COLOURS[0], ms=3, lw=1.3, label=f"{policy}, log-normal noise"
+            )
+            panel.fill_between(
+                x, [v.low for v in values], [v.high for v in values], color=COLOURS[0], alpha=0.2 / (1 + number)
+            )
+            others = [found for found in of_load if found not in noise]
+            for colour, found in zip(COLOURS[1:], others, strict=False):
+                value = gain(found, policy, "jct_mean_s")
+                error = [[value.value - value.low], [value.high - value.value]]
+                name = f"{policy}, {found.case.predictor}"
+                panel.errorbar(
+                    [tau_of(found)], [value.value], error, fmt="s", color=colour, ms=5, capsize=2, label=name
+                )
+        panel.axhline(0, color="0.3", linewidth=0.8)
+        panel.set_title(title, fontsize=9)
+        panel.set_xlabel("Kendall's tau of predicted and true lengths", fontsize=8)
+        panel.yaxis.set_major_formatter(PercentFormatter(1.0))
+        panel.tick_params(labelsize=7)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=6.5)
+    panels[0].set_ylabel("mean completion time against FIFO", fontsize=8)
+    figure.savefig(path)
