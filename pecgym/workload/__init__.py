@@ -8,12 +8,14 @@ from pecgym.workload.generator import generate, generate_chunks, generator_names
 from pecgym.workload.load import load_trace
 from pecgym.workload.long_context import rewrite_linear, rewrite_long, rewrite_paper, rewrite_rank
 from pecgym.workload.offline import draw_offline, offline
+from pecgym.workload.prompts import Prompts, read_prompts
 from pecgym.workload.readers import (
     read_azure,
     read_burstgpt,
     read_mooncake,
     read_parquet,
     read_plain_csv,
+    read_plain_jsonl,
     read_trace,
     read_vidur,
     stream_trace,
@@ -25,6 +27,7 @@ from pecgym.workload.trace import Trace
 __all__ = [
     "REGISTRY",
     "ClosedLoop",
+    "Prompts",
     "PublicTrace",
     "Trace",
     "cached_trace",
@@ -47,6 +50,8 @@ __all__ = [
     "read_mooncake",
     "read_parquet",
     "read_plain_csv",
+    "read_plain_jsonl",
+    "read_prompts",
     "read_trace",
     "read_vidur",
     "rewrite_linear",

@@ -116,12 +116,13 @@ def text_column(column: str, values: Any, row: RowName) -> TextColumn:
             raise TraceError(f"column {column}, {row(index)}: holds {type(value).__name__}, not text; convert it first")
         if not value:
             raise TraceError(f"column {column}, {row(index)}: is empty; fill it in or remove the row")
-        if not value.isascii() and not _is_unicode(value):
+        if not value.isascii() and not is_unicode(value):
             raise TraceError(f"column {column}, {row(index)}: holds half a surrogate pair; correct or remove the row")
     return array
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written in UTF-8: it can unless it has half a surrogate pair."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Reads real traces: Azure 2023 and 2024, BurstGPT, Mooncake and the plain CSV and Parquet formats."""
+"""Reads real traces: Azure 2023 and 2024, BurstGPT, Mooncake and the plain CSV, Parquet and JSON-lines formats."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from pecgym.errors import TraceError
 from pecgym.random import random_stream
-from pecgym.workload.columns import arrival_column, deadline_column, flag_column, token_column
+from pecgym.workload.columns import (
+    arrival_column,
+    deadline_column,
+    duration_column,
+    flag_column,
+    text_column,
+    token_column,
+)
 from pecgym.workload.formats import (
     AZURE,
     BURSTGPT,
@@ -59,7 +66,8 @@ def read_vidur(path: str | Path, *, on_empty: OnEmpty = "error", sort: bool = Fa
 
 
 def read_plain_csv(path: str | Path, *, on_empty: OnEmpty = "error", sort: bool = False) -> Trace:
-    """The plain CSV: arrival_s,input_tokens,output_tokens[,predicted_tokens][,deadline_s][,is_long], times as written.
+    """The plain CSV: arrival_s,input_tokens,output_tokens and those of predicted_tokens, predicted_tail_tokens,
+    prediction_s, deadline_s, is_long and prompt that there are; times as written.
 
     An empty deadline_s, or NaN, means none. Options and errors as read_azure.
     """
@@ -70,6 +78,12 @@ def read_parquet(path: str | Path, *, on_empty: OnEmpty = "error", sort: bool = 
     """The plain columns in Parquet, times as written. Options and errors as read_azure; rows count from 1."""
     path = require_file(path)
     return _gather(parquet_batches(path, 1 << 20), PLAIN, path, on_empty, sort)
+
+
+def read_plain_jsonl(path: str | Path, *, on_empty: OnEmpty = "error", sort: bool = False) -> Trace:
+    """The plain columns as JSON lines, an object a request. Options and errors as read_azure; rows count from 1."""
+    path = require_file(path)
+    return _gather(iter([json_batch(path, PLAIN)]), PLAIN, path, on_empty, sort)
 
 
 def read_mooncake(
@@ -96,6 +110,7 @@ READERS: dict[str, Callable[..., Trace]] = {
     "vidur": read_vidur,
     "plain": read_plain_csv,
     "parquet": read_parquet,
+    "jsonl": read_plain_jsonl,
     "mooncake": read_mooncake,
 }
 
@@ -116,8 +131,8 @@ def stream_trace(path: str | Path, chunk_rows: int = 1_000_000, *, on_empty: OnE
         raise TraceError(f"stream_trace: chunk_rows must be at least 1, got {chunk_rows}")
     path = require_file(path)
     name = recognise(path)
-    if name == "mooncake":
-        raise TraceError(f"{path}: a stream reads CSV and Parquet; read a Mooncake file with read_mooncake")
+    if name in ("jsonl", "mooncake"):
+        raise TraceError(f"{path}: a stream reads CSV and Parquet; read JSON lines with {READERS[name].__name__}")
     if name == "parquet":
         pieces = _checked(parquet_batches(path, min(chunk_rows, 1 << 20)), PLAIN, on_empty, ordered=True)
     else:
@@ -132,11 +147,19 @@ def _read_csv(path: str | Path, form: Format, on_empty: OnEmpty, sort: bool) -> 
 
 
 def _gather(batches: Iterator[Batch], form: Format, path: Path, on_empty: OnEmpty, sort: bool) -> Trace:
-    """The batches as one trace, sorted (stably) if asked; time zero is then the earliest time."""
+    return _trace(read_columns(batches, form, path, on_empty, sort), path.stem)
+
+
+def read_columns(
+    batches: Iterator[Batch], form: Format, path: Path, on_empty: OnEmpty, sort: bool
+) -> dict[str, NDArray[Any]]:
+    """The batches as the columns of a trace, those of them that are there; sorted (stably) if asked and if they have
+    times, of which the earliest is then time zero. Raises TraceError."""
     zero = None
     if sort:
         held = list(batches)
-        zero = min(batch.time.min() for batch in held)
+        sort = form.time in held[0].columns
+        zero = min(batch.columns[form.time].min() for batch in held) if sort else None
         batches = iter(held)
     pieces = list(_checked(batches, form, on_empty, ordered=not sort, zero=zero))
     columns = _end_to_end(pieces)
@@ -144,9 +167,9 @@ def _gather(batches: Iterator[Batch], form: Format, path: Path, on_empty: OnEmpt
     if sort:
         order = np.argsort(columns["arrival_s"], kind="stable")
         columns = {name: values[order] for name, values in columns.items()}
-    if not columns["arrival_s"].size:
+    if not columns["output_tokens"].size:
         raise TraceError(f"{path}: no row is left after dropping those with zero tokens; a trace needs one request")
-    return _trace(columns, path.stem)
+    return columns
 
 
 def _checked(
@@ -160,28 +183,31 @@ def _checked(
     last_s = 0.0
     for batch in batches:
         path = batch.path
-        zero = batch.time[0] if zero is None else zero
-        inputs, outputs = batch.input_tokens, batch.output_tokens
-        kept = np.arange(batch.time.size)
-        empty = (inputs == 0) | (outputs == 0)
+        values = dict(batch.columns)
+        tokens = [name for name in (form.inputs, form.outputs) if name in values]
+        kept = np.arange(batch.rows)
+        empty = np.any([values[name] == 0 for name in tokens], axis=0)
         if on_empty != "error" and empty.any():
             empty_rows += int(empty.sum())
             if on_empty == "drop":
                 kept = np.flatnonzero(~empty)
             else:
-                inputs, outputs = np.where(inputs == 0, 1, inputs), np.where(outputs == 0, 1, outputs)
+                values |= {name: np.where(values[name] == 0, 1, values[name]) for name in tokens}
 
         def row(index: int, batch: Batch = batch, kept: NDArray[np.intp] = kept) -> str:
             return batch.row(int(kept[index]))
 
-        columns: dict[str, NDArray[Any]] = {
-            "arrival_s": arrival_column(_seconds(batch, form, zero)[kept], row, ordered=ordered, after_s=last_s),
-            "input_tokens": token_column(form.inputs, inputs[kept], row),
-            "output_tokens": token_column(form.outputs, outputs[kept], row),
-        }
-        for name, values in batch.optional.items():
-            columns[name] = _OPTIONAL[name](name, values[kept], row)
-        last_s = float(columns["arrival_s"][-1]) if kept.size and ordered else last_s
+        columns: dict[str, NDArray[Any]] = {}
+        if form.time in values:
+            time = values[form.time]
+            zero = time[0] if zero is None else zero
+            arrival_s = arrival_column(_seconds(time, form, zero)[kept], row, ordered=ordered, after_s=last_s)
+            last_s = float(arrival_s[-1]) if kept.size and ordered else last_s
+            columns["arrival_s"] = arrival_s
+        for column, name in (("input_tokens", form.inputs), ("output_tokens", form.outputs)):
+            if name in values:
+                columns[column] = token_column(name, values[name][kept], row)
+        columns |= {name: _OPTIONAL[name](name, values[name][kept], row) for name in form.optional if name in values}
         yield columns
     if empty_rows:
         what = "dropped" if on_empty == "drop" else "given one token"
@@ -190,20 +216,23 @@ def _checked(
 
 _OPTIONAL: dict[str, Callable[..., NDArray[Any]]] = {
     "predicted_tokens": token_column,
+    "predicted_tail_tokens": token_column,
+    "prediction_s": duration_column,
     "deadline_s": lambda _, values, row: deadline_column(values, row),
     "is_long": flag_column,
+    "prompt": text_column,
 }
 
 
-def _seconds(batch: Batch, form: Format, zero: Any) -> NDArray[np.float64]:
+def _seconds(time: NDArray[Any], form: Format, zero: Any) -> NDArray[np.float64]:
     if form.clock == "timestamp":
         # The difference is taken in integers, so the seconds are correctly rounded.
-        since_s: NDArray[np.float64] = (batch.time - zero) / 1e9
+        since_s: NDArray[np.float64] = (time - zero) / 1e9
         return since_s
     if form.clock == "milliseconds from first row":
-        since_s = (batch.time - zero) / 1e3
+        since_s = (time - zero) / 1e3
         return since_s
-    times = np.asarray(batch.time, dtype=np.float64)
+    times = np.asarray(time, dtype=np.float64)
     return times - zero if form.clock == "seconds from first row" else times
 
 

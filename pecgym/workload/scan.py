@@ -18,26 +18,43 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from pecgym.errors import TraceError
-from pecgym.workload.columns import RowName
-from pecgym.workload.formats import PLAIN, Format, csv_header
+from pecgym.workload.columns import RowName, is_unicode
+from pecgym.workload.formats import PLAIN, Format, csv_header, json_header
 
 _BLOCK_BYTES = 8 << 20
 _FIRST_ROW_CHARACTERS = 1 << 16
-_TYPES = {"predicted_tokens": pa.int64(), "deadline_s": pa.float64(), "is_long": pa.bool_()}
-_WANTED = {pa.int64(): "a whole number", pa.float64(): "a number", pa.bool_(): "true or false"}
+_TYPES = {
+    "predicted_tokens": pa.int64(),
+    "predicted_tail_tokens": pa.int64(),
+    "prediction_s": pa.float64(),
+    "deadline_s": pa.float64(),
+    "is_long": pa.bool_(),
+    "prompt": pa.string(),
+}
+_WANTED = {
+    pa.int64(): "a whole number",
+    pa.float64(): "a number",
+    pa.bool_(): "true or false",
+    pa.string(): "text in UTF-8",
+}
 _MAY_BE_EMPTY = ("deadline_s",)
+_IS_NUMBER = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
+_IS_TEXT = (pa.types.is_string, pa.types.is_large_string)
+_SHOWN_CHARACTERS = 40
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Some consecutive rows of a file. `time` is int64 nanoseconds (a calendar stamp) or float64 seconds."""
+    """Some consecutive rows of a file: the columns that its format reads, by the file's names. A calendar stamp is
+    int64 nanoseconds, another time a number."""
 
     path: Path
     first_row: int
-    time: NDArray[Any]
-    input_tokens: NDArray[Any]
-    output_tokens: NDArray[Any]
-    optional: dict[str, NDArray[Any]]
+    columns: dict[str, NDArray[Any]]
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.columns.values())))
 
     @property
     def row(self) -> RowName:
@@ -66,20 +83,21 @@ def csv_batches(path: Path, form: Format) -> Iterator[Batch]:
         raise _explained(path, types, error) from None
 
 
-def parquet_batches(path: Path, batch_rows: int) -> Iterator[Batch]:
-    """The rows of a Parquet file with the plain columns; rows count from 1. Raises TraceError as csv_batches does."""
+def parquet_batches(path: Path, batch_rows: int, form: Format = PLAIN) -> Iterator[Batch]:
+    """The rows of a Parquet file with plain columns; rows count from 1. Raises TraceError as csv_batches does."""
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise TraceError(f"{path}: not a readable Parquet file ({_one_line(error)}); write it again") from None
-    PLAIN.check_header(tuple(file.schema_arrow.names), path)
+    form.check_header(tuple(file.schema_arrow.names), path)
     for field in file.schema_arrow:
-        if not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_boolean(field.type)):
-            raise TraceError(f"{path}: column {field.name} holds {field.type}, not numbers; convert it first")
+        fits, wanted = (_IS_TEXT, "text") if field.name == "prompt" else (_IS_NUMBER, "numbers")
+        if not any(fit(field.type) for fit in fits):
+            raise TraceError(f"{path}: column {field.name} holds {field.type}, not {wanted}; convert it first")
     first_row = 1
     try:
         for batch in file.iter_batches(batch_rows):
-            yield _numpy_batch(path, PLAIN, batch, first_row)
+            yield _numpy_batch(path, form, batch, first_row)
             first_row += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise TraceError(f"{path}: broken after row {first_row - 1} ({_one_line(error)}); write it again") from None
@@ -88,16 +106,24 @@ def parquet_batches(path: Path, batch_rows: int) -> Iterator[Batch]:
 
 
 def json_batch(path: Path, form: Format) -> Batch:
-    """All rows of a JSON-lines file (one object a line, rows count from 1); fields other than the three are skipped."""
-    schema = pa.schema([(name, pa.int64()) for name in form.required])
+    """All rows of a JSON-lines file: one object a line, rows count from 1, the first one names the columns.
+
+    Raises TraceError, naming the row, for a field that is absent, of the wrong type or, but in an open format, unknown.
+    """
+    header = json_header(path)
+    form.check_header(header, path)
+    types = _types(form, header)
+    others = "ignore" if form.open else "error"
     try:
         table = pyarrow.json.read_json(
             path,
-            parse_options=pyarrow.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore"),
+            parse_options=pyarrow.json.ParseOptions(
+                explicit_schema=pa.schema(list(types.items())), unexpected_field_behavior=others
+            ),
             read_options=pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES),
         )
     except pa.ArrowInvalid as error:
-        where = _bad_json_line(path, form) or f"{path}: {_one_line(error)}"
+        where = _bad_json_line(path, form, types) or f"{path}: {_one_line(error)}"
         raise TraceError(f"{where}; correct or remove the line") from None
     return _numpy_batch(path, form, table.combine_chunks().to_batches()[0], 1)
 
@@ -111,18 +137,22 @@ def _csv_types(path: Path, form: Format, header: tuple[str, ...]) -> dict[str, A
         stamp = dict(zip(header, cells, strict=False)).get(form.time, "")
         # A date has two dashes, so an offset is a "+", a "Z" or a third dash.
         zone = "UTC" if "+" in stamp or stamp.endswith("Z") or stamp.count("-") > 2 else None
-        time = pa.timestamp("ns", zone)
-    else:
-        time = pa.float64()
-    types = {form.time: time, form.inputs: pa.int64(), form.outputs: pa.int64()}
-    return types | {name: _TYPES[name] for name in form.optional if name in header}
+        return _types(form, header) | {form.time: pa.timestamp("ns", zone)}
+    return _types(form, header)
+
+
+def _types(form: Format, header: tuple[str, ...]) -> dict[str, Any]:
+    """The Arrow type of every column of the header that is read; times as numbers."""
+    time = pa.int64() if form.clock == "milliseconds from first row" else pa.float64()
+    types = {form.time: time, form.inputs: pa.int64(), form.outputs: pa.int64()} | _TYPES
+    return {name: types[name] for name in form.read if name in header}
 
 
 def _open_csv(path: Path, types: dict[str, Any]) -> Any:
     return pyarrow.csv.open_csv(
         path,
         read_options=pyarrow.csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-        parse_options=pyarrow.csv.ParseOptions(ignore_empty_lines=False),
+        parse_options=pyarrow.csv.ParseOptions(ignore_empty_lines=False, newlines_in_values="prompt" in types),
         convert_options=pyarrow.csv.ConvertOptions(
             column_types=types, include_columns=list(types), null_values=[""], strings_can_be_null=True
         ),
@@ -130,15 +160,12 @@ def _open_csv(path: Path, types: dict[str, Any]) -> Any:
 
 
 def _numpy_batch(path: Path, form: Format, batch: Any, first_row: int) -> Batch:
-    optional = {name: batch.column(name) for name in form.optional if name in batch.schema.names}
-    columns = {name: batch.column(name) for name in form.required} | optional
+    columns = {name: batch.column(name) for name in form.read if name in batch.schema.names}
     for name, values in columns.items():
         if values.null_count and name not in _MAY_BE_EMPTY:
             row = first_row + pc.index(values.is_null(), pa.scalar(True)).as_py()
             raise TraceError(f"{path}, row {row}: column {name} is empty; fill it in or remove the row")
-    arrays = {name: _numpy(values) for name, values in columns.items()}
-    time, inputs, outputs = (arrays[name] for name in form.required)
-    return Batch(path, first_row, time, inputs, outputs, {name: arrays[name] for name in optional})
+    return Batch(path, first_row, {name: _numpy(values) for name, values in columns.items()})
 
 
 def _numpy(values: Any) -> NDArray[Any]:
@@ -189,11 +216,11 @@ def _converts(cell: bytes, wanted: Any) -> bool:
 
 
 def _shown(cell: bytes) -> str:
-    return repr(cell[:40].decode("utf-8", errors="backslashreplace"))
+    return repr(cell[:_SHOWN_CHARACTERS].decode("utf-8", errors="backslashreplace"))
 
 
-def _bad_json_line(path: Path, form: Format) -> str | None:
-    """Which line of a JSON-lines file is not an object with whole numbers in the three fields."""
+def _bad_json_line(path: Path, form: Format, types: dict[str, Any]) -> str | None:
+    """Which line of a JSON-lines file is not an object with the fields of the first, of the right types."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -202,10 +229,21 @@ def _bad_json_line(path: Path, form: Format) -> str | None:
                 return f"{path}, row {number}: not a line of {form.name} JSON"
             if not isinstance(record, dict):
                 return f"{path}, row {number}: not a JSON object"
-            for name in form.required:
-                if not isinstance(record.get(name, 0), int):
-                    return f"{path}, row {number}: field {name} holds {record[name]!r}, not a whole number"
+            for name, value in record.items():
+                if name not in types and not form.open:
+                    return f"{path}, row {number}: field {name} is unknown, or not in the first row"
+                if name in types and value is not None and not _is_of(value, types[name]):
+                    shown = repr(value)[:_SHOWN_CHARACTERS]
+                    return f"{path}, row {number}: field {name} holds {shown}, not {_WANTED[types[name]]}"
     return None
+
+
+def _is_of(value: Any, wanted: Any) -> bool:
+    """Whether a JSON value is of an Arrow type."""
+    if wanted == pa.float64():
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    kind: type[Any] = {pa.int64(): int, pa.bool_(): bool, pa.string(): str}[wanted]
+    return type(value) is kind and (kind is not str or is_unicode(value))
 
 
 def _one_line(error: Exception) -> str:

@@ -127,8 +127,8 @@ class Trace:
         return {name: getattr(self, name) for name in COLUMNS if getattr(self, name) is not None}
 
     def equals(self, other: Trace) -> bool:
-        """Whether every column is the same, bit for bit (NaN deadlines count as the same). Names may differ, of the trace
-        and of its predictor."""
+        """Whether every column is the same, bit for bit (NaN deadlines count as the same). The names of trace and
+        predictor may differ."""
         mine, theirs = self.columns(), other.columns()
         return mine.keys() == theirs.keys() and all(
             np.array_equal(mine[name], theirs[name], equal_nan=name == "deadline_s") for name in mine
