@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from pecgym.configs import EngineConfig, ScenarioConfig, WorkloadConfig
@@ -114,16 +115,16 @@ def _policies(config: SsjfConfig, plan: EvaluationPlan) -> Iterator[Case]:
 def _conversation(config: SsjfConfig, plan: EvaluationPlan) -> Iterator[Case]:
     own = config.conversation
     noisy = [f"lognormal{{sigma:{sigma:g},latency_s:{own.latency_s:g}}}" for sigma in own.sigmas]
-    for load in own.loads:
-        for predictor in (*noisy, *own.predictors):
-            made = replace(
-                plan,
-                policies=tuple(own.policies),
-                scenario=ScenarioConfig("steady", load),
-                workload=replace(plan.workload, predictor=predictor),
-            )
-            cells = tuple(Cell(replace(made, seeds=(seed,)), seed) for seed in plan.seeds)
-            yield Case(CONVERSATION, f"load-{load:g}", f"load {load:g}", predictor, cells)
+    for slots, load, predictor in product(own.slots, own.loads, (*noisy, *own.predictors)):
+        made = replace(
+            plan,
+            policies=tuple(own.policies),
+            engine=replace(plan.engine, max_batch_requests=slots),
+            scenario=ScenarioConfig("steady", load),
+            workload=replace(plan.workload, predictor=predictor),
+        )
+        cells = tuple(Cell(replace(made, seeds=(seed,)), seed) for seed in plan.seeds)
+        yield Case(CONVERSATION, f"slots-{slots}-load-{load:g}", f"{slots} slots, load {load:g}", predictor, cells)
 
 
 def _theory(config: SsjfConfig, plan: EvaluationPlan) -> Iterator[Case]:

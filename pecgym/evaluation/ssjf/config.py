@@ -64,14 +64,16 @@ class ConversationConfig:
 
     Attributes:
         policies: FIFO, the oracle, and those that read predictions.
-        loads: times the capacity.
+        slots: requests that a replica serves at once (engine.max_batch_requests).
+        loads: times the capacity with so many.
         sigmas: of log-normal errors.
         predictors: others, by name.
         latency_s: of a prediction with log-normal errors, as of SSJF's proxy.
     """
 
     policies: list[str] = field(default_factory=lambda: ["fifo", "sjf", "spjf"])
-    loads: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])
+    slots: list[int] = field(default_factory=lambda: [256, 64])
+    loads: list[float] = field(default_factory=lambda: [0.8, 0.95, 1.1])
     sigmas: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0])
     predictors: list[str] = field(default_factory=lambda: ["ssjf_proxy{cuts:own}", LEARNED])
     latency_s: float = 0.0078

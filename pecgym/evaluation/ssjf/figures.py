@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from pecgym.evaluation.ssjf.page_conversation import NOISE, by_load, gain, tau_of
+from pecgym.evaluation.ssjf.page_conversation import NOISE, by_title, gain, tau_of
 from pecgym.evaluation.ssjf.study import Found
 from pecgym.evaluation.ssjf.targets import MEASURES, target
 
@@ -63,37 +64,41 @@ def write_targets(path: Path, cases: Sequence[Found]) -> None:
 
 
 def write_conversation(path: Path, cases: Sequence[Found]) -> None:
-    """A panel for each load: change of the mean completion time against FIFO over Kendall's tau; the line is log-normal
-    noise, the points are other predictors."""
-    loads = by_load(cases)
-    figure = Figure(figsize=(3.9 * len(loads) + 0.4, 3.9), layout="constrained", dpi=_DPI)
-    panels = figure.subplots(1, len(loads), squeeze=False)[0]
-    for panel, (title, of_load) in zip(panels, loads.items(), strict=True):
-        policies = [policy for policy in of_load[0].rows if policy not in ("fifo", "sjf")]
-        for number, policy in enumerate(policies):
-            noise = sorted((f for f in of_load if str(f.case.predictor).startswith(NOISE)), key=tau_of)
-            values = [gain(found, policy, "jct_mean_s") for found in noise]
-            x = [tau_of(found) for found in noise]
-            panel.plot(
-                x, [v.value for v in values], "o-", color=COLOURS[0], ms=3, lw=1.3, label=f"{policy}, log-normal noise"
-            )
-            panel.fill_between(
-                x, [v.low for v in values], [v.high for v in values], color=COLOURS[0], alpha=0.2 / (1 + number)
-            )
-            others = [found for found in of_load if found not in noise]
-            for colour, found in zip(COLOURS[1:], others, strict=False):
-                value = gain(found, policy, "jct_mean_s")
-                error = [[value.value - value.low], [value.high - value.value]]
-                name = f"{policy}, {found.case.predictor}"
-                panel.errorbar(
-                    [tau_of(found)], [value.value], error, fmt="s", color=colour, ms=5, capsize=2, label=name
-                )
+    """A panel for each setting: change of the mean completion time against FIFO over Kendall's tau; lines are log-normal
+    noise, the other points are other predictors."""
+    settings = by_title(cases)
+    columns = min(3, len(settings))
+    lines = -(-len(settings) // columns)
+    figure = Figure(figsize=(3.7 * columns + 0.4, 3.2 * lines + 0.5), layout="constrained", dpi=_DPI)
+    panels = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey="row").ravel()
+    for panel in panels[len(settings) :]:
+        panel.set_axis_off()
+    for panel, (title, of_setting) in zip(panels, settings.items(), strict=False):
+        for policy, style in zip(
+            (p for p in of_setting[0].rows if p not in ("fifo", "sjf")), ("-", "--"), strict=False
+        ):
+            _draw_curve(panel, of_setting, policy, style)
         panel.axhline(0, color="0.3", linewidth=0.8)
         panel.set_title(title, fontsize=9)
-        panel.set_xlabel("Kendall's tau of predicted and true lengths", fontsize=8)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
         panel.tick_params(labelsize=7)
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=6.5)
-    panels[0].set_ylabel("mean completion time against FIFO", fontsize=8)
+    figure.supxlabel("Kendall's tau of predicted and true lengths", fontsize=8)
+    figure.supylabel("mean completion time against FIFO", fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
     figure.savefig(path)
+
+
+def _draw_curve(panel: Any, cases: Sequence[Found], policy: str, style: str) -> None:
+    """One policy: the curve of log-normal noise with its band, the other predictors as points."""
+    noise = sorted((found for found in cases if str(found.case.predictor).startswith(NOISE)), key=tau_of)
+    x, values = [tau_of(found) for found in noise], [gain(found, policy, "jct_mean_s") for found in noise]
+    panel.plot(
+        x, [v.value for v in values], style, marker="o", color=COLOURS[0], ms=3, lw=1.3, label=f"{policy}, {NOISE}"
+    )
+    panel.fill_between(x, [v.low for v in values], [v.high for v in values], color=COLOURS[0], alpha=0.15, lw=0)
+    for colour, found in zip(COLOURS[1:], (each for each in cases if each not in noise), strict=False):
+        value = gain(found, policy, "jct_mean_s")
+        error = [[value.value - value.low], [value.high - value.value]]
+        label = f"{policy}, {found.case.predictor}"
+        panel.errorbar([tau_of(found)], [value.value], error, fmt="s", color=colour, ms=5, capsize=2, label=label)

@@ -16,12 +16,12 @@ GAINS = (("JCT mean", "jct_mean_s"), ("JCT p99", "jct_p99_s"), ("TTFT mean", "tt
 NOISE = "lognormal"
 
 
-def by_load(cases: Sequence[Found]) -> dict[str, list[Found]]:
-    """The cases of each load, by its title."""
-    loads: dict[str, list[Found]] = {}
+def by_title(cases: Sequence[Found]) -> dict[str, list[Found]]:
+    """The cases of all predictors in one setting, slots and load, by its title."""
+    settings: dict[str, list[Found]] = {}
     for found in cases:
-        loads.setdefault(found.case.title, []).append(found)
-    return loads
+        settings.setdefault(found.case.title, []).append(found)
+    return settings
 
 
 def tau_of(found: Found) -> float:
@@ -36,7 +36,7 @@ def gain(found: Found, policy: str, metric: str) -> Value:
 
 def conversation_section(cases: Sequence[Found], plan: EvaluationPlan, link: str, is_shipped: bool) -> str:
     """What predictions of a quality buy on the workload of the evaluation; link: to the picture."""
-    loads = by_load(cases)
+    settings = by_title(cases)
     first = cases[0]
     seeds = [cell.seed for cell in first.case.cells]
     return say(
@@ -49,11 +49,11 @@ def conversation_section(cases: Sequence[Found], plan: EvaluationPlan, link: str
         requests=f"{np.mean([row['n_requests'] for row in first.rows['fifo']]):,.0f}",
         link=link,
         waits=table(
-            ("load", "JCT mean, s", "JCT p99, s", "TTFT mean, s", "queueing delay p99, s", "evictions"),
-            [(title.removeprefix("load "), *_fifo(each[0])) for title, each in loads.items()],
+            ("setting", "JCT mean, s", "JCT p99, s", "TTFT mean, s", "queueing delay p99, s", "evictions"),
+            [(title, *_fifo(each[0])) for title, each in settings.items()],
         ),
-        quality=_quality(next(iter(loads.values()))),
-        tables="\n\n".join(f"At {title}:\n\n{_gains(each)}" for title, each in loads.items()),
+        quality=_quality(next(iter(settings.values()))),
+        tables="\n\n".join(f"{title}:\n\n{_gains(each)}" for title, each in settings.items()),
         meaning=say_if(is_shipped, "conversation_meaning"),
     )
 
