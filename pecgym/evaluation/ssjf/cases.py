@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -119,7 +119,7 @@ def _conversation(config: SsjfConfig, plan: EvaluationPlan) -> Iterator[Case]:
         made = replace(
             plan,
             policies=tuple(own.policies),
-            engine=replace(plan.engine, max_batch_requests=slots),
+            engine=EngineConfig(**asdict(plan.engine) | {"max_batch_requests": slots}),
             scenario=ScenarioConfig("steady", load),
             workload=replace(plan.workload, predictor=predictor),
         )
