@@ -195,7 +195,7 @@ def _study(plan: EvaluationPlan, values: EvaluateConfig, out: Path, command: str
     shipped: Any = OmegaConf.to_object(compose("ssjf"))
     found = study(plan, values.ssjf, out, workers=values.workers, fresh=values.fresh)
     is_shipped = _of_study(values) == _of_study(shipped)
-    files = write_page(found, Path(values.ssjf.page), values.ssjf.figures, command, is_shipped)
+    files = write_page(found, *values.ssjf.places(out), command, is_shipped)
     console.print(f"written: {', '.join(map(str, [*files, *found.files]))}", highlight=False, soft_wrap=True)
 
 
@@ -203,7 +203,7 @@ def _of_study(values: EvaluateConfig) -> dict[str, Any]:
     """What decides the study's numbers."""
     assert values.ssjf is not None
     places: dict[str, Any] = {"out": "", "workers": None, "fresh": False}
-    return asdict(replace(values, **places, ssjf=replace(values.ssjf, page="", figures=None)))
+    return asdict(replace(values, **places, ssjf=replace(values.ssjf, page=None, figures=None)))
 
 
 def _keeps_metrics_only(values: EvaluateConfig) -> None:

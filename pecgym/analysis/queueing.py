@@ -91,7 +91,7 @@ def shortest_remaining_response_s(jobs: Jobs, rate_rps: float) -> float:
 
 
 def _square_ahead_s2(jobs: Jobs, at: Any, index: Any) -> Any:
-    """Mean square of the part of a job that goes before one with a prediction y, of each of the predictions, float64[m]:
+    """Mean square of the part of a job that goes before one with a prediction y, for each prediction, float64[m]:
     all of it if its own is at most y, else what is left of it when y is predicted to remain."""
     # A job with a longer prediction t has service - t + y left then, if that is above 0. So it counts for every y from
     # t - service up to t: of what begins below y all but what has ended by then.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pecgym.errors import SpecError
 
@@ -103,8 +104,8 @@ class SsjfConfig:
         parts: which are run, of "targets", "policies", "conversation" and "theory".
         predictor: of the first two parts.
         targets, of_policies, conversation, theory: the parts.
-        page: the Markdown page that is written.
-        figures: the folder of its pictures; None: that of the page.
+        page: the Markdown page that is written; None: docs/ssjf.md, of a quick look page.md in the folder of the results.
+        figures: the folder of its pictures; None: docs/assets with the former, else the folder of the page.
         quick: whether to thin all of it out, for a look.
     """
 
@@ -114,7 +115,7 @@ class SsjfConfig:
     of_policies: PoliciesConfig = field(default_factory=PoliciesConfig)
     conversation: ConversationConfig = field(default_factory=ConversationConfig)
     theory: TheoryConfig = field(default_factory=TheoryConfig)
-    page: str = "docs/ssjf.md"
+    page: str | None = None
     figures: str | None = None
     quick: bool = False
 
@@ -137,6 +138,15 @@ class SsjfConfig:
         for load in (*self.targets.loads, *self.theory.loads, self.of_policies.load):
             if not 0 < load < 1:
                 raise SpecError(f"ssjf: a load of {load} is not steady; give loads above 0 and below 1")
+
+    def places(self, out: Path) -> tuple[Path, Path]:
+        """The page, and the folder of its pictures. out: the folder of the results."""
+        if self.page is None and not self.quick:
+            page, pictures = Path("docs/ssjf.md"), Path("docs/assets")
+        else:
+            page = out / "page.md" if self.page is None else Path(self.page)
+            pictures = page.parent
+        return page, pictures if self.figures is None else Path(self.figures)
 
     def thinned(self) -> SsjfConfig:
         """What `quick` runs: two runs of everything, short ones, and of long lists the ends."""

@@ -15,10 +15,9 @@ from pecgym.evaluation.ssjf.page_text import say, say_if
 from pecgym.evaluation.ssjf.study import Study
 
 
-def write_page(found: Study, path: Path, pictures: str | None, command: str, is_shipped: bool) -> list[Path]:
-    """Writes the page and its pictures; returns their paths. pictures: their folder, None: that of the page.
-    is_shipped: whether the settings are those that ship; what is true of their results alone is left out of others."""
-    folder = path.parent if pictures is None else Path(pictures)
+def write_page(found: Study, path: Path, folder: Path, command: str, is_shipped: bool) -> list[Path]:
+    """Writes the page, and its pictures into the folder; returns their paths. is_shipped: whether the settings are those
+    that ship; what is true of their results alone is left out of others."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [path]
 
