@@ -104,7 +104,7 @@ class SsjfConfig:
         parts: which are run, of "targets", "policies", "conversation" and "theory".
         predictor: of the first two parts.
         targets, of_policies, conversation, theory: the parts.
-        page: the Markdown page that is written; None: docs/ssjf.md, of a quick look page.md in the folder of the results.
+        page: the Markdown page that is written; None: docs/ssjf.md, of a quick look page.md beside the results.
         figures: the folder of its pictures; None: docs/assets with the former, else the folder of the page.
         quick: whether to thin all of it out, for a look.
     """

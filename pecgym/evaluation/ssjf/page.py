@@ -16,8 +16,8 @@ from pecgym.evaluation.ssjf.study import Study
 
 
 def write_page(found: Study, path: Path, folder: Path, command: str, is_shipped: bool) -> list[Path]:
-    """Writes the page, and its pictures into the folder; returns their paths. is_shipped: whether the settings are those
-    that ship; what is true of their results alone is left out of others."""
+    """Writes the page, and its pictures into the folder; returns their paths. is_shipped: whether the settings are
+    those that ship; what is true of their results alone is left out of others."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [path]
 
