@@ -30,9 +30,11 @@ from pecgym.costs import (
     load_profile,
 )
 from pecgym.engine import Decision, EngineSettings, LongRules, Simulator, Snapshot, Topology, load_engine
+from pecgym.engine.orders import OrderRules
 from pecgym.engine.state import NONE as NEVER
 from pecgym.errors import EngineError, SpecError
 from pecgym.policies import Policy, PythonPolicy, load_policy
+from pecgym.predictors import Accuracy, accuracy
 from pecgym.random import random_stream
 from pecgym.units import ps_to_seconds
 from pecgym.workload import ClosedLoop, Trace, load_trace
@@ -57,9 +59,10 @@ class Cluster:
         scenario: str,
         arrival_scale: float,
         rules: LongRules,
+        order: OrderRules,
         record: bool,
     ) -> None:
-        self.arrival_scale, self.rules, self.record = arrival_scale, rules, record
+        self.arrival_scale, self.rules, self.order, self.record = arrival_scale, rules, order, record
         self.model, self.spec, self.engine = model, spec, engine
         self.kernels, self.profile = profile, engine.with_overhead(profile)
         self.policy, self.workload, self.seed, self.scenario = policy, workload, seed, scenario
@@ -214,6 +217,7 @@ class Cluster:
                 "profile": self.profile.name,
                 "workload": self.trace.name,
                 "scenario": self.scenario,
+                "predictor": self._predictor_name,
                 "arrival_scale": self.arrival_scale,
                 "seed": self.seed,
             },
@@ -231,7 +235,20 @@ class Cluster:
             kv_token_s=self.simulator.kv_token_s(),
             kv_capacity_tokens=self.simulator.settings.kv_capacity_tokens,
             notes=tuple(each for each in (note, self._agent_note()) if each),
+            predictions=self._accuracy,
         )
+
+    @cached_property
+    def _accuracy(self) -> Accuracy | None:
+        """How good the predictions are that the orders read; None if they read none."""
+        if self.order.lengths == "true" or self.trace.predicted_tokens is None:
+            return None
+        return accuracy(self.trace.predicted_tokens, self.trace.output_tokens)
+
+    @property
+    def _predictor_name(self) -> str | None:
+        """Whose predictions the orders read."""
+        return None if self._accuracy is None else self.trace.predictor or "column predicted_tokens"
 
     def _agent_note(self) -> str | None:
         """Which agent it is, where the name of the policy leaves it open."""
@@ -250,6 +267,7 @@ class Cluster:
         policy, engine = self.policy, self.engine
         setup: dict[str, Any] = {
             "rules": self.rules,
+            "order": self.order,
             "topology": self._topology(),
             "group_costs": self._group_costs(longest_long_tokens) if longest_long_tokens else self.group_costs,
             "policy_stream": stream,
@@ -323,6 +341,7 @@ def make_cluster(
     scenario_label: str = "native",
     arrival_scale: float = 1.0,
     rules: Mapping[str, Any] | None = None,
+    order: Mapping[str, Any] | None = None,
     record: bool = False,
 ) -> Cluster:
     """A cluster by names: see docs/index.md.
@@ -340,6 +359,7 @@ def make_cluster(
         scenario_label: what tables call it; pecgym.scenario.scale_to_load changes the load.
         arrival_scale: what tables say of the factor on the arrival rate that the workload was given.
         rules: what to change in the policy's rules for long requests (LongRules, docs/policies.md).
+        order: what to change in the parameters of its orders (OrderRules, docs/policies.md).
         record: whether the log gets a timeline of what each replica did.
 
     Raises:
@@ -370,5 +390,6 @@ def make_cluster(
         scenario_label,
         arrival_scale,
         _rules_of(loaded, profile.tp, rules or {}),
+        OrderRules().with_changes(**order or {}) if loaded is None else loaded.order_with(**order or {}),
         record,
     )

@@ -10,6 +10,7 @@ from typing import Any, Optional, get_type_hints
 from hydra.core.config_store import ConfigStore
 
 from pecgym.engine import EngineSettings, LongRules, load_engine
+from pecgym.engine.orders import OrderRules
 from pecgym.engine.variants import variant_names
 from pecgym.errors import SpecError
 from pecgym.predictors import Predictor, load_predictor, with_predictions
@@ -56,6 +57,7 @@ def _given(changes: Any) -> dict[str, Any]:
 
 _EngineChanges = _changes_of(EngineSettings, "_EngineChanges")
 _LongChanges = _changes_of(LongRules, "_LongChanges")
+_OrderChanges = _changes_of(OrderRules, "_OrderChanges")
 
 
 @dataclass
@@ -81,6 +83,15 @@ class LongConfig(_LongChanges):  # type: ignore[misc, valid-type]
 
     def changes(self) -> dict[str, Any]:
         """The rules that were given."""
+        return _given(self)
+
+
+@dataclass
+class OrderConfig(_OrderChanges):  # type: ignore[misc, valid-type]
+    """What to change in the parameters of the orders of every policy (OrderRules); None keeps the policy's value."""
+
+    def changes(self) -> dict[str, Any]:
+        """The parameters that were given."""
         return _given(self)
 
 

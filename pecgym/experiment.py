@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from pecgym.cluster import Cluster, make_cluster
-from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.configs import EngineConfig, LongConfig, OrderConfig, ScenarioConfig, WorkloadConfig
 from pecgym.policies import Policy
 from pecgym.scenario import scale_to_load
 from pecgym.workload import Trace
@@ -14,7 +14,7 @@ from pecgym.workload import Trace
 @dataclass(frozen=True)
 class Experiment:
     """What one run needs but for policy and seed. `workload` is as the scenario has it (ScenarioConfig.applied_to);
-    `long` changes the rules of the policy."""
+    `long` and `order` change the rules of the policy."""
 
     model: str = "llama-3.1-70b"
     cluster: str = "p4de_x4"
@@ -24,6 +24,7 @@ class Experiment:
     long: LongConfig = field(default_factory=LongConfig)
     profile: str | None = None
     tp: int | None = None
+    order: OrderConfig = field(default_factory=OrderConfig)
 
     def make(self, policy: str | Policy, seed: int, record: bool = False) -> Cluster:
         """The cluster, with its workload at the scenario's load; record: with a timeline. Raises PecGymError."""
@@ -35,7 +36,7 @@ class Experiment:
         trace, scale = self.workload.load(seed), self.workload.speedup
         if self.scenario.load is None:
             return trace, scale
-        cluster = replace(self, long=LongConfig()).with_trace(None, trace, seed)
+        cluster = replace(self, long=LongConfig(), order=OrderConfig()).with_trace(None, trace, seed)
         per_node = cluster.spec.gpus_per_node // cluster.profile.tp
         load, n_replicas = self.scenario.load, cluster.n_replicas
         costs = cluster.group_costs
@@ -59,5 +60,6 @@ class Experiment:
             scenario_label=self.scenario.label(),
             arrival_scale=arrival_scale,
             rules=self.long.changes(),
+            order=self.order.changes(),
             record=record,
         )

@@ -122,7 +122,8 @@ def check_types(settings: Any, prefix: str, error: type[PecGymError]) -> None:
     hints = get_type_hints(type(settings))
     for f in fields(settings):
         value = getattr(settings, f.name)
-        kinds = get_args(hints[f.name]) or (hints[f.name],)
+        origin = get_origin(hints[f.name])
+        kinds = (origin,) if origin in (tuple, list) else get_args(hints[f.name]) or (hints[f.name],)
         allowed = tuple(kinds) + ((int,) if float in kinds else ())
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in kinds):
             names = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)

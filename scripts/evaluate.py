@@ -29,7 +29,15 @@ from rich.text import Text
 from pecgym.analysis import comparison_table, distance_table, results_table
 from pecgym.configs import store_variants
 from pecgym.errors import PecGymError
-from pecgym.evaluation import EngineConfig, EvaluationPlan, LongConfig, ScenarioConfig, WorkloadConfig, evaluate
+from pecgym.evaluation import (
+    EngineConfig,
+    EvaluationPlan,
+    LongConfig,
+    OrderConfig,
+    ScenarioConfig,
+    WorkloadConfig,
+    evaluate,
+)
 from pecgym.evaluation.paper import PaperConfig, reproduce, write_page
 from pecgym.evaluation.ssjf import SsjfConfig, study
 
@@ -59,6 +67,7 @@ class EvaluateConfig:
     workloads: list[str] | None = None
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     long: LongConfig = field(default_factory=LongConfig)
+    order: OrderConfig = field(default_factory=OrderConfig)
     seeds: list[int] = field(default_factory=lambda: [0])
     profile: str | None = None
     tp: int | None = None
@@ -107,6 +116,7 @@ def main(config: EvaluateConfig) -> None:
         workloads=None if values.workloads is None else tuple(values.workloads),
         scenario=values.scenario,
         long=values.long,
+        order=values.order,
         seeds=tuple(values.seeds),
         profile=values.profile,
         tp=values.tp,

@@ -1,10 +1,10 @@
 """The simulator's specification in code: one iteration at a time, plain lists, no jumps, no heaps, no compilation.
 
 `NaiveCluster` gives the same times and per-request results, bit for bit, as the compiled engine. A rule of the model
-is written here first: what one replica does in this file, long requests, links and roles in naive_groups.py; what is
-known of a request and of a replica is in naive_records.py. Times are integer picoseconds. One point in time has five
-phases: iterations end and pushed KV caches arrive, requests arrive, the decode pool may change, the policy decides,
-batches start.
+is written here first: what one replica does in this file, long requests, links and roles in naive_groups.py, orders in
+naive_orders.py; what is known of a request and of a replica is in naive_records.py. Times are integer picoseconds. One
+point in time has five phases: iterations end and pushed KV caches arrive, requests arrive, the decode pool may change,
+the policy decides, batches start.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from typing import Any
 
 from pecgym.costs import GroupCosts, Profile
 from pecgym.engine import EngineSettings, LongRules, Topology
+from pecgym.engine.orders import OrderRules
 from pecgym.units import PS_PER_S, seconds_to_ps
 from pecgym.workload import ClosedLoop, Trace
 from tests.naive_groups import WAIT, Groups, Placement
+from tests.naive_orders import DYNAMIC, Orders
 from tests.naive_records import Replica, Request
 
 
-class NaiveCluster(Groups):
+class NaiveCluster(Groups, Orders):
     """A cluster of equal replicas under a policy.
 
     `choose(cluster, request)` places a short: a replica's index, a Placement, or WAIT. `start(cluster, request)` starts
@@ -46,6 +48,7 @@ class NaiveCluster(Groups):
         join: Callable[[Any, Replica, list[Request]], Request | None] | None = None,
         victim: Callable[[Any, Replica, list[Request]], Request] | None = None,
         plan: Callable[[Any, Replica], tuple[list[Request], dict[Request, int]]] | None = None,
+        order: OrderRules | None = None,
         rules: LongRules | None = None,
         topology: Topology | None = None,
         group_costs: GroupCosts | None = None,
@@ -55,6 +58,7 @@ class NaiveCluster(Groups):
         assert settings.kv_capacity_tokens is not None
         self.profile, self.settings, self.choose = settings.with_overhead(profile), settings, choose
         self.load_kind, self.global_order, self.random_state = load, global_order, random_state
+        self.order = order or OrderRules()
         self.block_tokens = settings.block_tokens
         self.capacity = settings.kv_capacity_tokens // self.block_tokens
         self.watermark = int(settings.watermark * self.capacity)
@@ -64,6 +68,8 @@ class NaiveCluster(Groups):
         self.queue: list[Request] = []  # shorts
         self.longs: list[Request] = []
         self.arrivals: list[Request] = []  # to come, sorted
+        self.predicting: list[tuple[int, Request]] = []  # who has arrived, and when its length will be known
+        self.dispatches = 0  # points in time at which the global queues were looked at
         self.unissued: list[Request] = []  # closed loop: rows that no user has sent yet
         self.think: int | None = None
         self.done: list[Request] = []
@@ -79,10 +85,10 @@ class NaiveCluster(Groups):
     # -- workload ---------------------------------------------------------------------------------------------------
 
     def load_trace(self, trace: Trace) -> None:
-        self.arrivals = _requests(trace, seconds_to_ps(trace.arrival_s).tolist())
+        self.arrivals = _requests(trace, seconds_to_ps(trace.arrival_s).tolist(), self.order)
 
     def load_closed_loop(self, loop: ClosedLoop) -> None:
-        rows = _requests(loop.lengths, [0] * len(loop.lengths))
+        rows = _requests(loop.lengths, [0] * len(loop.lengths), self.order)
         for user, request in enumerate(rows[: loop.users]):
             request.arrival = seconds_to_ps(user * loop.stagger_s)
         self.arrivals, self.unissued = rows[: loop.users], rows[loop.users :]
@@ -109,6 +115,7 @@ class NaiveCluster(Groups):
         times += [r.group.event for r in self.replicas if r.group is not None and r.group.event is not None]
         times += [q.pushed for q in self.pushes]
         times += [self.arrivals[0].arrival] if self.arrivals else []
+        times += [due for due, _ in self.predicting]
         if not times and (self.queue or self.longs) and self.pool_changed:
             times = [self.next_pool_change]
         if not times:
@@ -128,6 +135,10 @@ class NaiveCluster(Groups):
         self.end_pushes()
         while self.arrivals and self.arrivals[0].arrival == self.now:
             self.arrive(self.arrivals.pop(0))
+        for due, request in list(self.predicting):
+            if due == self.now:
+                self.predicting.remove((due, request))
+                self.join_global_queue(request)
         if self.now == self.next_pool_change:
             self.change_pool()
         self.decide_and_start()
@@ -137,6 +148,7 @@ class NaiveCluster(Groups):
 
     def decide_and_start(self) -> None:
         if self.changed:
+            self.dispatches += 1
             self.dispatch()
         self.changed = False
         for replica in self.replicas:
@@ -146,26 +158,32 @@ class NaiveCluster(Groups):
         self.start_groups()
 
     def arrive(self, request: Request) -> None:
+        """A request joins a global queue at once, or when its length has been predicted."""
         self.sequence += 1
         request.sequence = self.sequence
-        if request.is_long:
-            request.key = (request.input if self.rules.long_order == "shortest" else 0, self.sequence)
-            self.longs.append(request)
-            self.longs.sort(key=lambda q: q.key)
+        if request.prediction:
+            self.predicting.append((self.now + request.prediction, request))
         else:
-            request.key = (request.rank if self.global_order == "shortest" else 0, self.sequence)
-            self.queue.append(request)
-            self.queue.sort(key=lambda q: q.key)
+            self.join_global_queue(request)
+
+    def join_global_queue(self, request: Request) -> None:
+        queue, order = (self.longs, self.rules.long_order) if request.is_long else (self.queue, self.global_order)
+        request.key = (self.order_key(request, order, self.dispatches), request.sequence)
+        queue.append(request)
+        queue.sort(key=lambda q: q.key)
         self.changed = True
 
     def dispatch(self) -> None:
-        """The policy places the first short again and again until it waits, then is asked about the first long."""
+        """The policy places the first short again and again until it waits, then is asked about the first long. Before
+        it is asked anything, both queues are put in their order of this moment."""
         while True:
+            self.reorder_global_queues()
             while self.queue:
                 action = self.choose(self, self.queue[0])
                 if action == WAIT:
                     break
                 self.place(self.queue.pop(0), action if isinstance(action, Placement) else Placement(action))
+                self.reorder_global_queues()
             if not self.longs or self.start is None:
                 return
             group = self.start(self, self.longs[0])
@@ -181,7 +199,8 @@ class NaiveCluster(Groups):
         if placement.decode >= 0:
             request.decode_replica = placement.decode
             self.replicas[placement.decode].incoming += 1
-        self.wait_at(replica, request, self.order_key(request), request.sequence)
+        request.promoted_until = 0
+        self.wait_in_order(replica, request, request.sequence)
         if replica.iteration_end is None:
             self.ready.append(replica)
         request.preempts = placement.preempt
@@ -190,21 +209,20 @@ class NaiveCluster(Groups):
 
     # -- queues -----------------------------------------------------------------------------------------------------
 
-    def order_key(self, request: Request) -> int:
-        order = self.settings.queue_order
-        if order == "shortest":
-            return request.rank
-        if order == "shortest_remaining":
-            return max(request.rank - request.emitted, 0)
-        return 0
-
     def wait_at(self, replica: Replica, request: Request, key: int, sequence: int) -> None:
         request.key = (key, sequence)
+        request.waits_from = None
         if self.settings.queue_order != "fcfs":
             request.sequence = sequence
         replica.waiting.append(request)
         replica.waiting.sort(key=lambda q: q.key)
         request.waiting_blocks = self.blocks_to_admit(replica, request)  # type: ignore[attr-defined]
+
+    def wait_in_order(self, replica: Replica, request: Request, sequence: int) -> None:
+        key = self.order_key(request, self.settings.queue_order, replica.iterations)
+        self.wait_at(replica, request, key, sequence)
+        if self.settings.queue_order in DYNAMIC and self.settings.queue_order != "ltr":
+            self.reorder_queue(replica)
 
     # -- memory -----------------------------------------------------------------------------------------------------
 
@@ -322,6 +340,8 @@ class NaiveCluster(Groups):
         settings = self.settings
         mixing = settings.mixing or colocated
         replica.seen_until = self.now if colocated else self.seen_until(replica)
+        if settings.queue_order in DYNAMIC:
+            self.reorder_queue(replica)
         if settings.preemptive:
             self.displace(replica)
         while replica.waiting and self.has_kv(replica.waiting[0]) and self.fits(replica, replica.waiting[0], 1):
@@ -467,13 +487,14 @@ class NaiveCluster(Groups):
             return
         head = replica.waiting[0]
         kept = Replica(replica.index)
-        kept.decodes = [q for q in replica.decodes if self.order_key(q) <= head.key[0]]
-        kept.prefills = [q for q in replica.prefills if self.order_key(q) <= head.key[0]]
+        kept.decodes = [q for q in replica.decodes if self.stays(replica, q, head)]
+        kept.prefills = [q for q in replica.prefills if self.stays(replica, q, head)]
         kept.finished, kept.pushing, kept.group = replica.finished, replica.pushing, replica.group
         if not self.fits(kept, head, 1):
             return
         while not self.fits(replica, head, 1):
-            self.evict(replica, max(replica.residents, key=lambda q: (self.order_key(q), q.admission)))
+            leaves = [q for q in replica.residents if not self.stays(replica, q, head)]
+            self.evict(replica, max(leaves, key=lambda q: (self.key_of_resident(replica, q), q.admission)))
 
     def evict(self, replica: Replica, request: Request) -> None:
         request.evictions += 1
@@ -489,7 +510,7 @@ class NaiveCluster(Groups):
         if self.settings.queue_order == "fcfs":
             self.wait_at(replica, request, -1, -self.evictions)
         else:
-            self.wait_at(replica, request, self.order_key(request), request.sequence)
+            self.wait_in_order(replica, request, request.sequence)
 
     def resume(self, replica: Replica) -> None:
         request = replica.waiting.pop(0)
@@ -502,23 +523,32 @@ class NaiveCluster(Groups):
     # -- static batches ---------------------------------------------------------------------------------------------
 
     def compose_static(self, replica: Replica) -> bool:
-        """Nobody joins a batch that runs. A new one starts when full, or when the first has waited the timeout."""
+        """Nobody joins a batch that runs. A new one starts when full (with bins: one of them), or when the first has
+        waited the timeout."""
+        settings = self.settings
         if replica.decodes:
             replica.with_decodes = True
             return True
+        if settings.queue_order in DYNAMIC:
+            self.reorder_queue(replica)
         if replica.gathering_until is None:
-            waited_until = replica.waiting[0].placed + seconds_to_ps(self.settings.static_timeout_s)
+            waited_until = replica.waiting[0].placed + seconds_to_ps(settings.static_timeout_s)
             replica.gathering_until = max(self.now, waited_until)
-        if len(replica.waiting) < self.slots and self.now < replica.gathering_until:
+        bins = settings.queue_order == "bins"
+        first_key = replica.waiting[0].key[0]
+        is_full = first_key < 0 if bins else len(replica.waiting) >= self.slots
+        if not is_full and self.now < replica.gathering_until:
             return False
         replica.gathering_until = None
         batch: list[Request] = []
         while replica.waiting and len(batch) < self.slots:
+            if bins and replica.waiting[0].key[0] != first_key:
+                break
             candidate = [*batch, replica.waiting[0]]
             longest = max(q.output for q in candidate)
             blocks = sum(self.blocks(q.input + longest - 1) for q in candidate)
             tokens = sum(q.input for q in candidate)
-            if batch and (blocks > self.capacity or tokens > self.settings.max_batch_tokens):
+            if batch and (blocks > self.capacity or tokens > settings.max_batch_tokens):
                 break
             batch = candidate
             self.admit(replica, batch[-1])
@@ -589,11 +619,20 @@ class NaiveCluster(Groups):
         return ((self.random_state >> 17) * n) >> 31
 
 
-def _requests(trace: Trace, arrivals: list[int]) -> list[Request]:
-    columns = zip(
-        arrivals, trace.input_tokens.tolist(), trace.output_tokens.tolist(), trace.is_long.tolist(), strict=True
-    )
+def _requests(trace: Trace, arrivals: list[int], order: OrderRules) -> list[Request]:
+    ranks, tails, predictions = (column.tolist() for column in order.columns(trace))
+    columns = zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), trace.is_long.tolist(), strict=True)
     return [
-        Request(row, arrival, input_tokens, output_tokens, rank=output_tokens, is_long=is_long, prompt=input_tokens)
-        for row, (arrival, input_tokens, output_tokens, is_long) in enumerate(columns)
+        Request(
+            row,
+            arrivals[row],
+            input_tokens,
+            output_tokens,
+            rank=ranks[row],
+            tail=tails[row],
+            prediction=predictions[row],
+            is_long=is_long,
+            prompt=input_tokens,
+        )
+        for row, (input_tokens, output_tokens, is_long) in enumerate(columns)
     ]

@@ -275,7 +275,8 @@ class Groups:
             source.pushing.remove(request)
             target.incoming -= 1
             request.from_push = True
-            self.wait_at(target, request, self.order_key(request), request.push_number)
+            request.promoted_until = 0
+            self.wait_in_order(target, request, request.push_number)
             self.ready += [source] + ([target] if target.iteration_end is None else [])
             if source.waiting and source.waiting[0].preempts:
                 self.preempt_at(source)

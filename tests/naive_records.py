@@ -16,6 +16,8 @@ class Request:
     input: int
     output: int
     rank: int  # the output length that order rules may read
+    tail: int = 0  # the mean of the worst tenth of what was predicted
+    prediction: int = 0  # the time that the prediction takes
     is_long: bool = False
     replica: int = -1
     decode_replica: int = -1  # where a short is to decode, if elsewhere
@@ -38,6 +40,8 @@ class Request:
     admission: int = 0
     evictions: int = 0
     recomputed: int = 0
+    waits_from: int | None = None  # order ltr: the step at which it was first seen to wait here
+    promoted_until: int = 0  # and before which it goes before all others
     key: tuple[int, int] = (0, 0)  # place in the queue that it is in
     sequence: int = 0
 

@@ -40,6 +40,7 @@ from pecgym.units import J_PER_KWH
 
 if TYPE_CHECKING:
     from pecgym.analysis.request_log import RequestLog
+    from pecgym.predictors import Accuracy
 
 PERCENTILES = (1, 25, 50, 75, 90, 95, 99)
 TAIL_PERCENTILES = (50, 90, 95, 99)
@@ -119,6 +120,16 @@ def energy_j(log: RequestLog) -> float:
     return energy_joules(gpu_s, busy_gpu_s, prefill_gpu_s, facts.idle_w, facts.decode_w, facts.prefill_w)
 
 
+def predictor_figures(accuracy: Accuracy | None) -> dict[str, float | None]:
+    """How good the predicted lengths were that a run's orders read (pecgym.predictors); None: they read none, or, of
+    tau, all were the same."""
+    keys = ("kendall_tau", "mae_tokens", "within_one_class", "calibration")
+    if accuracy is None:
+        return {f"predictor_{key}": None for key in keys}
+    figures = {f"predictor_{key}": float(getattr(accuracy, key)) for key in keys}
+    return {key: None if np.isnan(figure) else figure for key, figure in figures.items()}
+
+
 def metrics_row(log: RequestLog) -> dict[str, Any]:
     """One row of a result table: the run's labels, then every metric; None where one does not apply."""
     facts = log.facts
@@ -158,6 +169,7 @@ def metrics_row(log: RequestLog) -> dict[str, Any]:
     row["energy_kwh"] = joules / J_PER_KWH
     row["energy_per_request_j"] = _ratio(joules, finished.sum())
     row["energy_per_output_token_j"] = _ratio(joules, log.counts["output_tokens"][finished].sum())
+    row |= predictor_figures(facts.predictions)
     row["engine_wall_s"] = facts.wall_s
     row["notes"] = list(facts.notes)
     if not finished.all():

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from pecgym.analysis.metrics import metrics_row
 from pecgym.analysis.timeline import Timeline
 from pecgym.engine.state import NONE as NEVER
+from pecgym.predictors import Accuracy
 from pecgym.units import PS_PER_S
 
 TIME_COLUMNS = ("arrival", "placed", "start", "first_token", "pushed", "finish")
@@ -48,6 +49,7 @@ class RunFacts:
         iterations: of all replicas; None: not counted.
         kv_token_s: KV tokens held in them, apart from those beside a long, x their seconds; None: not counted.
         kv_capacity_tokens: KV memory of a replica.
+        predictions: how good the predicted output lengths were that its orders read; None: they read none.
         notes: what a reader of the result must know, such as times far outside the range of the cost profile.
     """
 
@@ -66,6 +68,7 @@ class RunFacts:
     kv_token_s: float | None = None
     kv_capacity_tokens: int | None = None
     notes: tuple[str, ...] = ()
+    predictions: Accuracy | None = None
 
 
 @dataclass(frozen=True)

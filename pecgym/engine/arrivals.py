@@ -6,9 +6,9 @@ from typing import Any
 
 from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.integrals import note_short_arrives
+from pecgym.engine.ordering import order_key
 from pecgym.engine.queues import queue_pop, queue_push
-from pecgym.engine.residents import order_key
-from pecgym.engine.state import NEVER_PS, NONE, ORDER_SHORTEST, State
+from pecgym.engine.state import NEVER_PS, NONE, State
 
 
 @rule
@@ -41,6 +41,10 @@ def take_row(state: State, arrival_ps: int) -> int:
     request.input_tokens = row.input_tokens
     request.output_tokens = row.output_tokens
     request.rank_tokens = row.rank_tokens
+    request.tail_tokens = row.tail_tokens
+    request.prediction_ps = row.prediction_ps
+    request.waits_from_step = NONE
+    request.promoted_until_step = 0
     request.is_long = row.is_long
     request.placed_ps = NONE
     request.start_ps = NONE
@@ -75,31 +79,60 @@ def next_user_request(state: State) -> None:
 
 
 @rule
+def next_prediction_ps(state: State) -> int:
+    """When the length of a request that has arrived is known next; NEVER_PS if none is being predicted."""
+    first = state.cluster[0].predicting
+    return NEVER_PS if first == NONE else state.requests[first].key
+
+
+@rule
 def arrive(state: State) -> None:
-    """The next request arrives and joins the global queue of its class, in the policy's order."""
+    """The next request arrives, and joins a global queue at once, or when its length has been predicted."""
     cluster = state.cluster[0]
-    settings = state.settings[0]
     if cluster.closed_loop == 1:
         slot = cluster.thinking
         cluster.thinking = queue_pop(state.requests, slot)
     else:
         slot = take_row(state, state.trace[cluster.next_row].arrival_ps)
     cluster.sequence += 1
-    cluster.changed = 1
     request = state.requests[slot]
+    request.sequence = cluster.sequence
     if request.is_long == 1:
-        key = 0
-        if settings.long_order == ORDER_SHORTEST:
-            key = request.input_tokens
-        cluster.longs = queue_push(state.requests, cluster.longs, slot, key, cluster.sequence)
-        cluster.n_longs += 1
-        cluster.longs_version += 1
         cluster.n_open_longs += 1
     else:
-        key = order_key(settings.global_order, request, 0)
-        cluster.queue = queue_push(state.requests, cluster.queue, slot, key, cluster.sequence)
-        cluster.n_queued += 1
         note_short_arrives(state, slot)
+    if request.prediction_ps > 0:
+        due_ps = cluster.now_ps + request.prediction_ps
+        cluster.predicting = queue_push(state.requests, cluster.predicting, slot, due_ps, request.sequence)
+    else:
+        _join_global_queue(state, slot)
+
+
+@rule
+def end_prediction(state: State) -> None:
+    """The length of the request that comes next is known."""
+    cluster = state.cluster[0]
+    slot = cluster.predicting
+    cluster.predicting = queue_pop(state.requests, slot)
+    _join_global_queue(state, slot)
+
+
+@rule
+def _join_global_queue(state: State, slot: int) -> None:
+    """A request waits in the global queue of its class, in the policy's order."""
+    cluster = state.cluster[0]
+    settings = state.settings[0]
+    request = state.requests[slot]
+    cluster.changed = 1
+    if request.is_long == 1:
+        key = order_key(state, settings.long_order, slot, 0, cluster.dispatches)
+        cluster.longs = queue_push(state.requests, cluster.longs, slot, key, request.sequence)
+        cluster.n_longs += 1
+        cluster.longs_version += 1
+    else:
+        key = order_key(state, settings.global_order, slot, 0, cluster.dispatches)
+        cluster.queue = queue_push(state.requests, cluster.queue, slot, key, request.sequence)
+        cluster.n_queued += 1
 
 
 @separate_rule

@@ -22,6 +22,7 @@ from pecgym.engine.memory import (
     share_on_joining,
     steps_since_join,
 )
+from pecgym.engine.ordering import changes_with_time, order_key
 from pecgym.engine.planned_batches import ask_for_plan, decode_by_plan
 from pecgym.engine.residents import (
     admit,
@@ -31,7 +32,7 @@ from pecgym.engine.residents import (
     leave,
     leave_decodes,
     note_load,
-    order_key,
+    reorder_queue,
     reserve,
     resume,
 )
@@ -50,6 +51,8 @@ from pecgym.engine.state import (
     NEVER_PS,
     NONE,
     NOT_COMPOSING,
+    ORDER_BINS,
+    ORDER_LTR,
     RESERVE_HISTORY,
     RESERVE_PEAK,
     SECOND_GROUP,
@@ -125,6 +128,8 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
         replica.seen_ps = state.cluster[0].now_ps
         if colocated == 0:
             replica.seen_ps = _composed_ps(state, r)
+        if replica.queue != NONE and changes_with_time(settings.queue_order):
+            reorder_queue(state, r)
         if settings.preemptive == 1:
             _displace(state, r)
         while replica.queue != NONE and state.requests[replica.queue].swapped != 0 and fits(state, r, replica.queue, 1):
@@ -150,11 +155,22 @@ def choose_batch(state: State, r: int, colocated: int) -> tuple[int, bool]:
         steady = False  # the next boundary may displace somebody for it
     if replica.queue != NONE and not is_seen(state, replica.queue, replica.seen_ps):
         steady = False  # the next boundary knows of it
+    if replica.queue != NONE and _order_may_matter(state, r):
+        steady = False  # at the next boundary another may be the head
     if replica.holding_back == 1 and replica.queue != NONE:
         steady = False  # who is held back was the head; the next boundary looks at the one behind it
     if settings.ask_batches == ASK_MEMBERS and asks_who_joins(state, r):
         steady = False  # at the next boundary the answer may be another
     return DONE, steady
+
+
+@rule
+def _order_may_matter(state: State, r: int) -> bool:
+    """Whether the order changes with time, and somebody could join the decodes of replica r, or steps are counted."""
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    has_slot = replica.n_decodes + replica.n_prefills < settings.slots
+    return changes_with_time(settings.queue_order) and (has_slot or settings.queue_order == ORDER_LTR)
 
 
 @rule
@@ -254,9 +270,23 @@ def _victim(state: State, r: int) -> int:
     return best
 
 
+@rule
+def _stays(state: State, r: int, slot: int, key: int) -> bool:
+    """Whether a resident of replica r keeps its place against somebody with this key: its own is not larger, or it has
+    emitted more than `displace_share` of its length (TRAIL, arXiv:2410.01035)."""
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    request = state.requests[slot]
+    emitted_since = steps_since_join(replica, request)
+    if order_key(state, settings.queue_order, slot, emitted_since, replica.iterations) <= key:
+        return True
+    emitted = request.emitted_tokens + emitted_since
+    return settings.displace_permille != NONE and 1000 * emitted > settings.displace_permille * request.rank_tokens
+
+
 @separate_rule
 def _fits_without_larger(state: State, r: int) -> bool:
-    """Whether the head of the queue would fit if every resident with a larger key were gone; else none should go."""
+    """Whether the head of the queue would fit if every resident that it may displace were gone; else none should go."""
     settings = state.settings[0]
     replica = state.replicas[r]
     head = state.requests[replica.queue]
@@ -265,9 +295,10 @@ def _fits_without_larger(state: State, r: int) -> bool:
     reserved = replica.held_blocks
     either = replica.held_blocks
     for i in range(replica.n_decodes + replica.n_prefills):
-        request = state.requests[resident(state, r, i)]
-        if order_key(settings.queue_order, request, steps_since_join(replica, request)) > head.key:
+        slot = resident(state, r, i)
+        if not _stays(state, r, slot, head.key):
             continue
+        request = state.requests[slot]
         held = held_tokens(replica, request, 1)
         kept += 1
         used += blocks_of(settings, held)
@@ -295,11 +326,16 @@ def _displace(state: State, r: int) -> None:
         return
     while not fits(state, r, replica.queue, 1):
         worst = NONE
-        worst_key = state.requests[replica.queue].key
+        head_key = state.requests[replica.queue].key
+        worst_key = head_key
         worst_admission = 0
         for i in range(replica.n_decodes + replica.n_prefills):
-            request = state.requests[resident(state, r, i)]
-            key = order_key(settings.queue_order, request, steps_since_join(replica, request))
+            slot = resident(state, r, i)
+            if _stays(state, r, slot, head_key):
+                continue
+            request = state.requests[slot]
+            emitted_since = steps_since_join(replica, request)
+            key = order_key(state, settings.queue_order, slot, emitted_since, replica.iterations)
             if key > worst_key or (worst != NONE and key == worst_key and request.admission > worst_admission):
                 worst = i
                 worst_key = key
@@ -309,15 +345,21 @@ def _displace(state: State, r: int) -> None:
 
 @separate_rule
 def _compose_static(state: State, r: int) -> None:
-    """Static batches: nobody joins a batch that runs; a new one starts when full or after the timeout."""
+    """Static batches: nobody joins a batch that runs; a new one starts when full (with bins: one of them) or after the
+    timeout."""
     settings = state.settings[0]
     replica = state.replicas[r]
     now_ps = state.cluster[0].now_ps
     if replica.n_decodes == 0:
+        if changes_with_time(settings.queue_order):
+            reorder_queue(state, r)
+        head = state.requests[replica.queue]
         if replica.gathering_until_ps == NEVER_PS:
-            head = state.requests[replica.queue]
             replica.gathering_until_ps = max(now_ps, head.placed_ps + settings.static_timeout_ps)
-        if replica.n_waiting < settings.static_size and now_ps < replica.gathering_until_ps:
+        is_full = replica.n_waiting >= settings.static_size
+        if settings.queue_order == ORDER_BINS:
+            is_full = head.key < 0
+        if not is_full and now_ps < replica.gathering_until_ps:
             _rest(state, r, GATHERING, replica.gathering_until_ps)
             return
         replica.gathering_until_ps = NEVER_PS
@@ -328,14 +370,18 @@ def _compose_static(state: State, r: int) -> None:
 
 @separate_rule
 def _form_static_batch(state: State, r: int) -> None:
-    """Takes waiting requests in order while the batch, padded to its longest output, fits memory and token budget."""
+    """Takes waiting requests in order, of one bin if there are bins, while the batch, padded to its longest output,
+    fits memory and token budget."""
     settings = state.settings[0]
     replica = state.replicas[r]
     longest = 0
     prompts = 0
     inputs = 0
+    first_key = state.requests[replica.queue].key
     while replica.queue != NONE and replica.n_prefills < settings.static_size:
         head = state.requests[replica.queue]
+        if settings.queue_order == ORDER_BINS and head.key != first_key:
+            break
         longest_then = max(longest, head.output_tokens)
         blocks = blocks_of(settings, head.input_tokens + longest_then - 1)
         for i in range(replica.n_prefills):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pecgym.engine.arrivals import arrive, has_room, next_arrival_ps
+from pecgym.engine.arrivals import arrive, end_prediction, has_room, next_arrival_ps, next_prediction_ps
 from pecgym.engine.batch import compose, end_run
 from pecgym.engine.batch_decisions import take_answer
 from pecgym.engine.compiled import glue, rule, separate_rule
@@ -17,8 +17,9 @@ from pecgym.engine.groups import end_group_event, go_on, mark_check, mark_ready,
 from pecgym.engine.integrals import elapse
 from pecgym.engine.iteration import cut_run
 from pecgym.engine.links import end_push, next_push_ps
+from pecgym.engine.ordering import changes_with_time, reorder
 from pecgym.engine.queues import queue_pop
-from pecgym.engine.residents import enqueue, note_load, order_key
+from pecgym.engine.residents import enqueue_in_order, note_load
 from pecgym.engine.roles import change_pool
 from pecgym.engine.state import (
     ASK,
@@ -81,7 +82,6 @@ def _newcomer(state: State, r: int, slot: int, preempt: bool) -> None:
 def place(state: State, action: int) -> bool:
     """The first short goes where the action says (view.placement); False if nothing may be placed there."""
     cluster = state.cluster[0]
-    settings = state.settings[0]
     r = action & _INDEX_MASK
     decode = ((action >> INDEX_BITS) & _INDEX_MASK) - 1
     if action < 0 or action >> (2 * INDEX_BITS + 1) != 0 or r >= len(state.replicas) or decode >= len(state.replicas):
@@ -103,7 +103,8 @@ def place(state: State, action: int) -> bool:
         note_load(state, decode)
     replica.n_requests += 1
     replica.queued_tokens += request.prompt_tokens
-    enqueue(state, r, slot, order_key(settings.queue_order, request, 0), request.sequence)
+    request.promoted_until_step = 0
+    enqueue_in_order(state, r, slot)
     note_load(state, r)
     request.preempts = (action >> (2 * INDEX_BITS)) & 1
     _newcomer(state, r, slot, request.preempts == 1)
@@ -175,12 +176,31 @@ def _start_batches(state: State) -> int:
     return DONE
 
 
+@separate_rule
+def _reorder_global_queues(state: State) -> None:
+    """The global queues in their order of this moment."""
+    cluster = state.cluster[0]
+    settings = state.settings[0]
+    n = len(state.replicas)
+    if cluster.queue != NONE and changes_with_time(settings.global_order):
+        cluster.queue = reorder(
+            state, cluster.queue, settings.global_order, cluster.n_queued, cluster.dispatches, n * settings.slots
+        )
+    if cluster.longs != NONE and changes_with_time(settings.long_order):
+        cluster.longs = reorder(state, cluster.longs, settings.long_order, cluster.n_longs, cluster.dispatches, n)
+        cluster.longs_version += 1
+
+
 @rule
 def _dispatch(state: State, choose: Callable[[State, int], int], start: Callable[[State, int], int]) -> int:
     """Asks the policy about the first short until it waits, then about the first long, and again if that has started;
     until the queues are empty or the policy waits."""
     cluster = state.cluster[0]
+    settings = state.settings[0]
+    moves = changes_with_time(settings.global_order) or changes_with_time(settings.long_order)
     while cluster.changed == 1:
+        if moves:
+            _reorder_global_queues(state)
         if cluster.queue != NONE and cluster.shorts_wait == 0:
             action = take_answer(state, PLACE_SHORT)
             if action == ASK:
@@ -255,7 +275,7 @@ def run(
             arrival_ps = next_arrival_ps(state)
             if arrival_ps == NEVER_PS and cluster.more_rows == 1:
                 return NEED_ROWS
-            next_ps = min(event_ps, arrival_ps, next_push_ps(state))
+            next_ps = min(event_ps, arrival_ps, next_push_ps(state), next_prediction_ps(state))
             if next_ps == NEVER_PS and not _pool_may_help(state):
                 return DONE
             if next_ps <= cluster.next_pool_ps:
@@ -280,11 +300,14 @@ def run(
                 arrive(state)
             if next_arrival_ps(state) == NEVER_PS and cluster.more_rows == 1:
                 return NEED_ROWS
+            while next_prediction_ps(state) == cluster.now_ps:
+                end_prediction(state)
             cluster.phase = PHASE_POOL
         if cluster.phase == PHASE_POOL:
             outcome = _decide_pool(state, pool)
             if outcome != DONE:
                 return outcome
+            cluster.dispatches += cluster.changed
             cluster.phase = PHASE_DISPATCH
         if cluster.phase == PHASE_DISPATCH:
             outcome = _dispatch(state, choose, start)
@@ -297,4 +320,5 @@ def run(
             if outcome != DONE:
                 return outcome
             # Where a long has begun its members are another class of replicas: the policy is asked again.
+            cluster.dispatches += cluster.changed
             cluster.phase = PHASE_NEXT if cluster.changed == 0 else PHASE_DISPATCH

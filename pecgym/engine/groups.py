@@ -13,9 +13,11 @@ from pecgym.engine.batch import choose_batch, end_batch, note_slice
 from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.iteration import batch_ps, cut_run, run_ps
 from pecgym.engine.memory import blocks_of, fits
+from pecgym.engine.ordering import changes_with_time
 from pecgym.engine.queues import queue_push, queue_take
 from pecgym.engine.residents import log_finished
 from pecgym.engine.roles import change_role_if_empty, classify
+from pecgym.engine.service import prefill_work_ps
 from pecgym.engine.state import (
     DECODE,
     DECODE_SUSPENDED,
@@ -67,18 +69,6 @@ def share_blocks(state: State, slot: int, degree: int) -> int:
     request = state.requests[slot]
     tokens = request.input_tokens + request.output_tokens - 1
     return blocks_of(state.settings[0], (tokens + degree - 1) // degree)
-
-
-@rule
-def prefill_work_ps(state: State, strategy: int, shape: int, tokens: int) -> int:
-    """Duration of a long prefill, between the knots of its table (GroupCosts.prefill_ps is the same in Python)."""
-    step = state.settings[0].knot_tokens
-    i = tokens // step
-    below = state.prefill_table_ps[strategy, shape, i]
-    rest = tokens - i * step
-    if rest == 0:
-        return below
-    return below + (state.prefill_table_ps[strategy, shape, i + 1] - below) * rest // step
 
 
 @rule
@@ -432,7 +422,7 @@ def _step_together(state: State, lead: int) -> None:
     """The next iterations of a sharded decode: every member reads its share and may run shorts beside it, the slowest
     decides, and the partial outputs are reduced. Without shorts they are one run, to the long's end; not from a step
     that moves a KV cache to or from host memory, which only that one waits for, or that evicts somebody, who may leave
-    room for another at the next."""
+    room for another at the next, nor while somebody waits whose turn may come by the order."""
     group = state.groups[lead]
     settings = state.settings[0]
     now_ps = _serve(state, lead)
@@ -453,6 +443,8 @@ def _step_together(state: State, lead: int) -> None:
         if replica.with_decodes == 1 or replica.with_prefills == 1:
             alone = False
         if swapped > 0 or replica.evictions > evictions_before:
+            alone = False
+        if replica.queue != NONE and changes_with_time(settings.queue_order):
             alone = False
         r = replica.next_member
     replica = state.replicas[lead]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pecgym.engine.compiled import rule, separate_rule
 from pecgym.engine.memory import blocks_of
 from pecgym.engine.queues import queue_pop, queue_push
-from pecgym.engine.residents import enqueue, note_load, order_key
+from pecgym.engine.residents import enqueue_in_order, note_load
 from pecgym.engine.roles import change_role_if_empty, no_longer_expected
 from pecgym.engine.state import NEVER_PS, NONE, PUSHED, State
 
@@ -71,7 +71,8 @@ def end_push(state: State) -> int:
     target = request.decode_replica
     state.replicas[target].n_requests += 1
     request.swapped = PUSHED
-    enqueue(state, target, slot, order_key(state.settings[0].queue_order, request, 0), request.sequence)
+    request.promoted_until_step = 0
+    enqueue_in_order(state, target, slot)
     no_longer_expected(state, slot)
     change_role_if_empty(state, request.replica)
     cluster.changed = 1

@@ -9,11 +9,11 @@ from typing import Any
 from pecgym.costs import Profile
 from pecgym.costs.strategies import STRATEGIES
 from pecgym.engine import state as layout
+from pecgym.engine.orders import LONG_ORDERS
 from pecgym.errors import SpecError
 from pecgym.strict import check_types
 from pecgym.units import HORIZON_S, PS_PER_S, seconds_to_ps
 
-LONG_ORDERS = ("fcfs", "shortest")
 NODE, MEMORY = "node", "memory"
 
 
@@ -25,7 +25,8 @@ class LongRules:
         sp_strategy: sequence parallelism of a long prefill: "ring", "ulysses", "megatron" or "fast".
         sp_degree: replicas of a long: "memory", the fewest that hold it; "node", those rounded up to whole nodes where
             whole nodes are free, else the fewest; or a number (at least the fewest).
-        long_order: order in which longs wait: "fcfs" or "shortest" (prompt).
+        long_order: order in which longs wait: "fcfs", "shortest" (prompt), "shortest_job" (time that it would take
+            alone, by the length that orders read), "ssjf", "ltr", "tie", "one_bit" or "skip_predict" (OrderRules).
         preemption: whether a short suspends a long prefill (PecSched's PE).
         colocation_tokens: prompt tokens of shorts per GPU in an iteration of a long decode; 0: none (CoL; ours: 1024).
             All GPUs of a replica compute the same tokens, so it is a cap per replica.
@@ -90,7 +91,7 @@ class LongRules:
         record.layers = topology.layers
         for key, gb_per_s in (("replica", topology.replica_gb_per_s), ("node", topology.node_gb_per_s)):
             record[f"{key}_push_ps_per_token"] = round(profile.kv_bytes_per_token / (gb_per_s * 1e9) * PS_PER_S)
-        record.long_order = layout.ORDER_SHORTEST if self.long_order == "shortest" else layout.ORDER_FCFS
+        record.long_order = LONG_ORDERS[self.long_order]
         if isinstance(self.sp_degree, int):
             record.degree_rule = self.sp_degree
         else:

@@ -69,6 +69,25 @@ def queue_pop(requests: Any, root: int) -> int:
 
 
 @rule
+def queue_unlink(requests: Any, root: int) -> int:
+    """The requests of a queue as a list in no particular order, linked as siblings."""
+    listed = NONE
+    to_do = root
+    while to_do != NONE:
+        slot = to_do
+        to_do = requests[slot].sibling
+        child = requests[slot].child
+        while child != NONE:
+            following = requests[child].sibling
+            requests[child].sibling = to_do
+            to_do = child
+            child = following
+        requests[slot].sibling = listed
+        listed = slot
+    return listed
+
+
+@rule
 def _put_back(requests: Any, root: int, taken: int) -> int:
     """Adds requests that were popped and are linked as siblings; returns the queue's new root."""
     while taken != NONE:

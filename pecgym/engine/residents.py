@@ -17,6 +17,7 @@ from pecgym.engine.memory import (
     tokens_to_reserve,
     tokens_to_set_aside_again,
 )
+from pecgym.engine.ordering import depends_on_others, order_key, reorder
 from pecgym.engine.queues import queue_pop, queue_push
 from pecgym.engine.state import (
     EVICT_SWAP,
@@ -24,24 +25,10 @@ from pecgym.engine.state import (
     LOAD_QUEUED_TOKENS,
     NONE,
     ORDER_FCFS,
-    ORDER_SHORTEST_REMAINING,
     SWAPPED,
     State,
 )
 from pecgym.engine.tournament import update_key
-
-
-@rule
-def order_key(order: int, request: Any, emitted_since: int) -> int:
-    """The key by which a queue orders a request: smaller is served first.
-
-    emitted_since: tokens that a decode has emitted beyond `emitted_tokens`.
-    """
-    if order == ORDER_FCFS:
-        return 0
-    if order == ORDER_SHORTEST_REMAINING:
-        return max(request.rank_tokens - request.emitted_tokens - emitted_since, 0)
-    return request.rank_tokens
 
 
 @rule
@@ -63,10 +50,31 @@ def enqueue(state: State, r: int, slot: int, key: int, sequence: int) -> None:
     """Puts a request into the waiting queue of replica r."""
     replica = state.replicas[r]
     request = state.requests[slot]
+    request.waits_from_step = NONE
     request.waiting_blocks = blocks_to_admit(state, r, request)
     replica.waiting_blocks += request.waiting_blocks
     replica.n_waiting += 1
     replica.queue = queue_push(state.requests, replica.queue, slot, key, sequence)
+
+
+@rule
+def enqueue_in_order(state: State, r: int, slot: int) -> None:
+    """Puts a request at its place in the order of the waiting queue of replica r."""
+    order = state.settings[0].queue_order
+    key = order_key(state, order, slot, 0, state.replicas[r].iterations)
+    enqueue(state, r, slot, key, state.requests[slot].sequence)
+    if depends_on_others(order):
+        reorder_queue(state, r)
+
+
+@rule
+def reorder_queue(state: State, r: int) -> None:
+    """The waiting queue of replica r in its order of this moment."""
+    settings = state.settings[0]
+    replica = state.replicas[r]
+    replica.queue = reorder(
+        state, replica.queue, settings.queue_order, replica.n_waiting, replica.iterations, settings.slots
+    )
 
 
 @rule
@@ -269,7 +277,7 @@ def evict(state: State, r: int, i: int) -> None:
     if settings.queue_order == ORDER_FCFS:
         enqueue(state, r, slot, -1, -cluster.eviction_sequence)
     else:
-        enqueue(state, r, slot, order_key(settings.queue_order, request, 0), request.sequence)
+        enqueue_in_order(state, r, slot)
 
 
 @rule

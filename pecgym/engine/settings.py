@@ -13,6 +13,7 @@ from typing import Any
 
 from pecgym.costs import Profile
 from pecgym.engine import state as layout
+from pecgym.engine.orders import PREEMPTIVE_ORDERS, QUEUE_ORDERS
 from pecgym.engine.variants import HOW_TO_NAME, variant_names, variant_of
 from pecgym.errors import SpecError
 from pecgym.strict import check_types, find_yaml, load_strict, packaged_names
@@ -34,11 +35,7 @@ _CODES: dict[str, dict[str, int]] = {
         "most_computed": layout.VICTIM_MOST_COMPUTED,
     },
     "eviction": {"recompute": layout.EVICT_RECOMPUTE, "swap": layout.EVICT_SWAP},
-    "queue_order": {
-        "fcfs": layout.ORDER_FCFS,
-        "shortest": layout.ORDER_SHORTEST,
-        "shortest_remaining": layout.ORDER_SHORTEST_REMAINING,
-    },
+    "queue_order": QUEUE_ORDERS,
 }
 
 
@@ -63,7 +60,8 @@ class EngineSettings:
             (SRF) or "most_computed"; ties: the newest.
         eviction: "recompute" frees the KV, "swap" moves it to host memory and back at `swap_gb_per_s`.
         swap_gb_per_s: bandwidth of one replica to host memory, GB/s (1e9 bytes), of eviction "swap"; inf: free.
-        queue_order: order in a replica's queue: "fcfs", "shortest" or "shortest_remaining" output length.
+        queue_order: order in a replica's queue: "fcfs", "shortest" or "shortest_remaining" output length, "ssjf",
+            "ltr", "tie", "one_bit", "skip_predict", or "bins" (pecgym.engine.orders).
         preemptive: True if a waiting request displaces a running one whose key in that order is larger.
         block_tokens: KV tokens in a block; None: the profile's (vLLM: 16, INFERMAX: 1).
         watermark: share of the blocks kept free by admission while others run (vLLM: 0.01).
@@ -142,7 +140,14 @@ class EngineSettings:
         if not 0 <= self.watermark < 1:
             raise SpecError(f"engine.watermark={self.watermark}: a share of the KV blocks, 0 <= watermark < 1")
         for wrong, message in (
-            (self.preemptive and self.queue_order == "fcfs", "preemptive=true needs queue_order=shortest[_remaining]"),
+            (
+                self.preemptive and self.queue_order not in PREEMPTIVE_ORDERS,
+                f"preemptive=true needs queue_order={', '.join(PREEMPTIVE_ORDERS[:-1])} or {PREEMPTIVE_ORDERS[-1]}",
+            ),
+            (
+                self.queue_order == "bins" and self.batching != "static",
+                "queue_order=bins makes batches out of bins: batching=static",
+            ),
             (self.eviction == "swap" and self.swap_gb_per_s is None, "eviction=swap needs swap_gb_per_s (.inf: free)"),
             (self.eviction != "swap" and self.swap_gb_per_s is not None, "swap_gb_per_s needs eviction=swap"),
             (self.batching == "static" and self.mixing, "static batches are never mixed: leave mixing false"),

@@ -26,6 +26,7 @@ from pecgym.engine.entry import (
     compiled_users,
 )
 from pecgym.engine.long_rules import LongRules, Topology
+from pecgym.engine.orders import GLOBAL_ORDERS, OrderRules, check_tails
 from pecgym.engine.planned_batches import (
     FINE,
     MIXED,
@@ -44,7 +45,6 @@ from pecgym.units import HORIZON_S, ps_to_seconds, seconds_to_ps
 from pecgym.workload import ClosedLoop, Trace
 
 LOADS = {"none": layout.LOAD_NONE, "requests": layout.LOAD_REQUESTS, "queued_tokens": layout.LOAD_QUEUED_TOKENS}
-GLOBAL_ORDERS = {"fcfs": layout.ORDER_FCFS, "shortest": layout.ORDER_SHORTEST}
 _KINDS = {
     layout.PLACE_SHORT: "place",
     layout.START_LONG: "start",
@@ -134,6 +134,7 @@ class Simulator:
         pool: Callable[..., Any] | None = None,
         load: str = "queued_tokens",
         global_order: str = "fcfs",
+        order: OrderRules | None = None,
         rules: LongRules | None = None,
         topology: Topology | None = None,
         group_costs: GroupCosts | None = None,
@@ -145,11 +146,11 @@ class Simulator:
         plan_batches: bool = False,
     ) -> None:
         """`choose`, `start`, `pool`: the policy's functions, to be compiled; None: decisions come back to the caller.
-        load, global_order, rules: as in pecgym.policies.Policy. topology: None: one node and free links. group_costs:
-        needed for longs. policy_stream: the policy's own random numbers. record: whether the timeline is kept. tail_s,
-        slo_ttft_s: targets of shorts' wait and TTFT, by which `state.sums` counts (integrals.py). ask_batches:
-        who joins a batch and who is evicted are decisions too, which come back to the caller (batch_decisions.py).
-        plan_batches: whole batches are (planned_batches.py)."""
+        load, global_order, order, rules: as in pecgym.policies.Policy. topology: None: one node and free links.
+        group_costs: needed for longs. policy_stream: the policy's own random numbers. record: whether the timeline is
+        kept. tail_s, slo_ttft_s: targets of shorts' wait and TTFT, by which `state.sums` counts (integrals.py).
+        ask_batches: who joins a batch and who is evicted are decisions too, which come back to the caller
+        (batch_decisions.py). plan_batches: whole batches are (planned_batches.py)."""
         if n_replicas < 1:
             raise EngineError(f"a cluster needs at least 1 replica, got {n_replicas}")
         for key, value, values in (("load", load, LOADS), ("global_order", global_order, GLOBAL_ORDERS)):
@@ -184,12 +185,16 @@ class Simulator:
         state.settings[0].slo_ps = seconds_to_ps(HORIZON_S if slo_ttft_s is None else slo_ttft_s)
         state.settings[0].load = LOADS[load]
         state.settings[0].global_order = GLOBAL_ORDERS[global_order]
+        self.order = order = order or OrderRules()
+        self._orders = (settings.queue_order, global_order, rules.long_order)
+        order.write(state.settings[0])
         if policy_stream is not None:
             state.cluster[0].random_state = policy_stream.integers(2**48)
         self.state = state._replace(
             costs=_costs(profile),
             token_ps=profile.token_table_ps(_TOKEN_TABLE),
             token_knots=np.stack([profile.g_knots_tokens, profile.g_knots_ps], axis=1),
+            bin_edges=np.array(order.bin_edges_tokens, np.int64),
         )
         if group_costs is not None:
             self._set_group_costs(group_costs)
@@ -566,7 +571,8 @@ class Simulator:
         rows.arrival_ps = seconds_to_ps(trace.arrival_s)
         rows.input_tokens = trace.input_tokens
         rows.output_tokens = trace.output_tokens
-        rows.rank_tokens = trace.output_tokens
+        check_tails(self.order, self._orders, trace)
+        rows.rank_tokens, rows.tail_tokens, rows.prediction_ps = self.order.columns(trace)
         rows.is_long = trace.is_long
         check_sizes(self, trace)
         if len(rows) and rows.arrival_ps[0] < self._last_arrival_ps:

@@ -58,7 +58,11 @@ PREFILL_FIRST, DECODE_FIRST = range(2)
 RESERVE_PROMPT, RESERVE_PEAK, RESERVE_HISTORY = range(3)
 VICTIM_NEWEST, VICTIM_FEWEST_COMPUTED, VICTIM_MOST_COMPUTED = range(3)
 EVICT_RECOMPUTE, EVICT_SWAP = range(2)
-ORDER_FCFS, ORDER_SHORTEST, ORDER_SHORTEST_REMAINING = range(3)
+
+# How requests are ordered (ordering.py). From ORDER_LTR on, keys change while requests wait.
+ORDER_FCFS, ORDER_SHORTEST, ORDER_SHORTEST_REMAINING, ORDER_SHORTEST_PROMPT = range(4)
+ORDER_ONE_BIT, ORDER_SKIP_PREDICT = range(4, 6)
+ORDER_LTR, ORDER_SSJF, ORDER_TIE, ORDER_BINS = range(6, 10)
 LOAD_NONE, LOAD_REQUESTS, LOAD_QUEUED_TOKENS = range(3)
 
 HISTORY_BUCKETS = 40
@@ -72,8 +76,11 @@ def _layout(*names: str) -> np.dtype[Any]:
     return np.dtype([(name, np.int64) for name in names], align=True)
 
 
-TRACE_ROW = _layout("arrival_ps", "input_tokens", "output_tokens", "rank_tokens", "is_long")
-"""One request as it arrives. rank_tokens: the output length that order rules may read (true or predicted)."""
+TRACE_ROW = _layout(
+    "arrival_ps", "input_tokens", "output_tokens", "rank_tokens", "tail_tokens", "prediction_ps", "is_long"
+)
+"""One request as it arrives. rank_tokens: the output length that order rules may read (true or predicted); tail_tokens:
+the mean of the worst tenth of what was predicted; prediction_ps: time after which it is known."""
 
 REQUEST = _layout(
     "row",  # number of the request in its workload
@@ -81,6 +88,8 @@ REQUEST = _layout(
     "input_tokens",
     "output_tokens",
     "rank_tokens",
+    "tail_tokens",
+    "prediction_ps",
     "is_long",
     "placed_ps",  # when a replica was chosen
     "start_ps",  # first execution, NONE before
@@ -104,6 +113,8 @@ REQUEST = _layout(
     "admission",  # sequence number of its latest admission
     "evictions",
     "recomputed_tokens",
+    "waits_from_step",  # ORDER_LTR: the step at which it was first seen to wait, NONE: not yet
+    "promoted_until_step",  # and before which it goes before all others
     "key",  # queue order: smaller first, then smaller sequence
     "sequence",
     "child",  # links of the queue that it is in (queues.py)
@@ -198,6 +209,8 @@ CLUSTER = _layout(
     "shorts_wait",  # 1 if the policy lets the first short wait at this point in time
     "asked",  # which decision is due outside
     "asked_slot",  # of a batch: whom the engine's own rules look at, the head of the queue or their victim
+    "predicting",  # root of the queue of requests whose length is being predicted
+    "dispatches",  # points in time at which the global queues were looked at
     "pushing",  # root of the queue of KV pushes under way
     "next_pool_ps",  # when the number of decode replicas is decided next
     "pool_changed",  # 1 while the next decision about it may free replicas for who waits
@@ -244,6 +257,16 @@ SETTINGS = _layout(
     "capacity_blocks",
     "watermark_blocks",
     "global_order",
+    "guard_wait_ps",  # these ten: of orders (orders.py)
+    "guard_permille",
+    "threshold_tokens",
+    "displace_permille",
+    "starving_steps",
+    "promoted_steps",
+    "tie_weight_permille",
+    "tie_least_permille",
+    "tie_most_permille",
+    "tie_unit_ps",
     "load",
     "replicas_per_node",
     "layers",
@@ -329,6 +352,7 @@ class State(NamedTuple):
     prefill_table_ps: Any  # int64[strategies, shapes, knots]
     decode_sync_ps: Any  # int64[shapes]
     decode_kv_ps: Any  # int64[D + 1]
+    bin_edges: Any  # int64[k]: output lengths up to which requests are in bins 0..k-1, longer ones in bin k
     sums: Any  # float64[N_SUMS]
     kv_token_s: Any  # float64[R]: KV tokens held in iterations that have ended, apart from those beside a long, x time
     slices: Any  # SLICE[T]: the timeline
@@ -345,6 +369,7 @@ CONSTANT = (
     "prefill_table_ps",
     "decode_sync_ps",
     "decode_kv_ps",
+    "bin_edges",
 )
 MUTABLE = tuple(f for f in State._fields if f not in CONSTANT)
 """The arrays that a snapshot must hold."""
@@ -392,13 +417,15 @@ def allocate(
         prefill_table_ps=np.zeros((1, 1, 1), np.int64),
         decode_sync_ps=np.zeros(1, np.int64),
         decode_kv_ps=np.zeros(1, np.int64),
+        bin_edges=np.zeros(0, np.int64),
         sums=np.zeros(N_SUMS),
         kv_token_s=np.zeros(n_replicas),
         slices=_zeros(0, SLICE),
         log=_zeros(request_slots, LOG_ROW),
     )
     cluster = state.cluster[0]
-    for link in ("queue", "longs", "thinking", "pushing", "oldest", "newest", "next_late", "next_missed"):
+    roots = ("queue", "longs", "thinking", "predicting", "pushing")
+    for link in (*roots, "oldest", "newest", "next_late", "next_missed"):
         cluster[link] = NONE
     cluster.next_pool_ps = NEVER_PS
     cluster.n_free = request_slots

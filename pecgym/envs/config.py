@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.configs import EngineConfig, LongConfig, OrderConfig, ScenarioConfig, WorkloadConfig
 from pecgym.errors import SpecError
 from pecgym.experiment import Experiment
 from pecgym.strict import from_mapping
@@ -117,6 +117,7 @@ class EnvConfig:
         workload: the requests.
         scenario: their rate.
         long: changes in the reference policy's rules for longs.
+        order: changes in the parameters of its orders; with lengths="predicted" these read the workload's predictions.
         profile: of costs; None: that of model and GPU.
         tp: GPUs per replica; None: the model's.
         workload_seed: of an embedded workload and of its longs.
@@ -133,7 +134,8 @@ class EnvConfig:
         allow_wait: whether the agent may wait although something else is valid.
         retry_s: when nothing will happen before somebody who waits is served, the agent is asked again after so long.
         strict: whether an invalid action raises; else it counts as to wait, in info["invalid_actions"].
-        oracle_lengths: whether true output lengths are shown. Orders by length (sjf, queue_order) always read them.
+        oracle_lengths: whether output lengths are shown, as orders read them: true ones, or predictions with
+            order.lengths="predicted". Orders by length (sjf, queue_order) always read them.
     """
 
     model: str = "llama-3.1-70b"
@@ -142,6 +144,7 @@ class EnvConfig:
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     long: LongConfig = field(default_factory=LongConfig)
+    order: OrderConfig = field(default_factory=OrderConfig)
     profile: str | None = None
     tp: int | None = None
     workload_seed: int = 0
@@ -187,6 +190,7 @@ class EnvConfig:
             self.rule_changes(),
             self.profile,
             self.tp,
+            self.order,
         )
 
     def rule_changes(self) -> LongConfig:
@@ -204,6 +208,7 @@ _GROUPS = {
     "workload": WorkloadConfig,
     "scenario": ScenarioConfig,
     "long": LongConfig,
+    "order": OrderConfig,
     "episode": EpisodeConfig,
     "reward": RewardConfig,
 }
@@ -223,9 +228,9 @@ def _check_kind(key: str, value: Any) -> None:
 def env_config(defaults: Mapping[str, Any], **given: Any) -> EnvConfig:
     """The settings that keyword arguments stand for, over `defaults` of the same kind.
 
-    A group (engine, workload, scenario, long, episode, reward) is given as a mapping of its keys, an object of its
-    dataclass or, where it has a name, that name: `engine="sarathi"` is `engine={"name": "sarathi"}`. A mapping without
-    a name (or path) changes the default's keys; one with it takes its place.
+    A group (engine, workload, scenario, long, order, episode, reward) is given as a mapping of its keys, an object of
+    its dataclass or, where it has a name, that name: `engine="sarathi"` is `engine={"name": "sarathi"}`. A mapping
+    without a name (or path) changes the default's keys; one with it takes its place.
 
     Raises:
         SpecError: an unknown key, or a value that cannot be.

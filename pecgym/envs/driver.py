@@ -46,6 +46,7 @@ def agent_policy(name: str, agent: Agent) -> Policy:
         agent=agent,
         pool=reference.pool or (keep_pool if "roles" in config.agent_controls else None),
         rules=reference.rules.with_changes(**changes),
+        order=reference.order_with(**config.order.changes()),
         reserves=reference.reserves and "reserved_replicas" not in changes,
         source=f"the agent {agent.name}",
     )

@@ -1,6 +1,6 @@
 """Evaluations of many policies, workloads and seeds: the main job."""
 
-from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.configs import EngineConfig, LongConfig, OrderConfig, ScenarioConfig, WorkloadConfig
 from pecgym.evaluation.plan import EvaluationPlan, Job
 from pecgym.evaluation.run import Evaluation, evaluate
 
@@ -10,6 +10,7 @@ __all__ = [
     "EvaluationPlan",
     "Job",
     "LongConfig",
+    "OrderConfig",
     "ScenarioConfig",
     "WorkloadConfig",
     "evaluate",

@@ -14,7 +14,7 @@ import numpy as np
 from pecgym.analysis import RequestLog
 from pecgym.analysis.comparison import compare, pairs_of
 from pecgym.cluster import Cluster
-from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.configs import EngineConfig, LongConfig, OrderConfig, ScenarioConfig, WorkloadConfig
 from pecgym.costs import load_model
 from pecgym.errors import SpecError
 from pecgym.evaluation.keys import digest_of, policy_source, workload_identity
@@ -30,8 +30,8 @@ from pecgym.workload import Trace
 class EvaluationPlan:
     """What to run: every policy on every workload under every seed, on all of it or on windows (Cut).
 
-    `workloads`, names or paths, takes the place of `workload`. `long` changes the rules of every policy. `baseline`:
-    with which policy the others are compared; None: the first.
+    `workloads`, names or paths, takes the place of `workload`. `long` and `order` change the rules of every policy.
+    `baseline`: with which policy the others are compared; None: the first.
     """
 
     policies: tuple[str, ...]
@@ -50,6 +50,7 @@ class EvaluationPlan:
     windows: int | None = None
     window_requests: int = 1000
     baseline: str | None = None
+    order: OrderConfig = field(default_factory=OrderConfig)
 
     def chosen_workloads(self) -> list[WorkloadConfig]:
         """The workloads of the plan, as the scenario has them."""
@@ -130,12 +131,21 @@ class EvaluationPlan:
         cluster = self.experiment(self.workload).with_trace(policies[0], one_request, 0)
         for policy in policies:
             policy.rules_with(cluster.profile.tp, **self.long.changes())
+            policy.order_with(**self.order.changes())
         return {rule for policy in policies for rule in (policy.choose, policy.start_rule, policy.pool)}
 
     def experiment(self, workload: WorkloadConfig) -> Experiment:
         """The runs of a plan on a workload."""
         return Experiment(
-            self.model, self.cluster, self.engine, workload, self.scenario, self.long, self.profile, self.tp
+            self.model,
+            self.cluster,
+            self.engine,
+            workload,
+            self.scenario,
+            self.long,
+            self.profile,
+            self.tp,
+            self.order,
         )
 
     def part(self, workload: WorkloadConfig, seed: int, window: int | None) -> Part:
@@ -205,7 +215,7 @@ class Job:
         identity = [
             workload_identity(plan.experiment(self.workload), self.seed),
             policy_source(self.policy, *plan._served()),
-            [self.policy, plan.until_s, plan.long.changes()],
+            [self.policy, plan.until_s, plan.long.changes(), plan.order.changes()],
             [plan.split, self.window, requests],
         ]
         window = "" if self.window is None else f"-window{self.window}"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from pecgym.engine.long_rules import LongRules
-from pecgym.engine.simulator import GLOBAL_ORDERS, LOADS
+from pecgym.engine.orders import GLOBAL_ORDERS, OrderRules
+from pecgym.engine.simulator import LOADS
 from pecgym.errors import SpecError
 from pecgym.policies.agents import Agent
 from pecgym.policies.long_requests import when_free
@@ -15,6 +16,10 @@ from pecgym.policies.long_requests import when_free
 RESERVED_SHARE = {1: 7 / 32, 4: 5 / 8}
 """Share of the replicas, by their number of GPUs, that are set apart for longs: 7 of 32, 5 of 8. PecSched says only
 "replicas able to serve one 500K request"; the numbers are ours."""
+
+
+_QUEUES = ("global_order", "queue_order", "preemptive")
+"""What a policy's name may change beside the fields of LongRules and OrderRules."""
 
 
 class PythonPolicy(Protocol):
@@ -45,8 +50,10 @@ class Policy:
         reserves: whether it sets replicas apart for longs, by default as many as in PecSched's experiments.
         load: what `least_loaded` compares: "none", "requests" (unfinished), "queued_tokens" (prompt tokens placed on
             the replica and not yet computed; ties by requests).
-        global_order: order of the global queue: "fcfs" or "shortest" (output length).
+        global_order: order of the global queue: "fcfs", "shortest" (output length), "ssjf", "ltr", "tie", "one_bit" or
+            "skip_predict" (pecgym.engine.orders).
         queue_order: order in each replica's queue, None: the engine's setting.
+        order: which lengths these orders read, and their parameters.
         preemptive: whether a waiting request displaces a running one with a larger key; None: the engine's setting.
         actor: an object with `act(decision)`, asked instead of `choose`; with `choose` too, it must have `start_long`
             or `pool`, and is asked about these.
@@ -66,6 +73,7 @@ class Policy:
     load: str = "none"
     global_order: str = "fcfs"
     queue_order: str | None = None
+    order: OrderRules = field(default_factory=OrderRules)
     preemptive: bool | None = None
     actor: PythonPolicy | None = None
     tail_s: float | None = None
@@ -106,22 +114,42 @@ class Policy:
 
     def with_parameters(self, name: str, given: Mapping[str, Any]) -> Policy:
         """The policy under another name with some rules, or parameters of its own, changed. Raises SpecError."""
-        rules = {f.name for f in fields(LongRules)}
-        own = {key: value for key, value in given.items() if key not in rules}
-        changes = {key: value for key, value in given.items() if key in rules}
+        rules, orders = ({f.name for f in fields(kind)} for kind in (LongRules, OrderRules))
+        known = rules | orders | set(_QUEUES)
+        own = {key: value for key, value in given.items() if key not in known}
+        changes, of_orders, of_queues = (
+            {key: value for key, value in given.items() if key in keys} for keys in (rules, orders, _QUEUES)
+        )
         if own and self.remake is None:
-            raise SpecError(f"policy {name!r}: unknown key {', '.join(own)}; the keys are {', '.join(sorted(rules))}")
+            raise SpecError(f"policy {name!r}: unknown key {', '.join(own)}; the keys are {', '.join(sorted(known))}")
         try:
             made = self.remake(own) if own and self.remake is not None else self
-            return replace(made, name=name, rules=made.rules.with_changes(**changes), fixed=frozenset(changes))
+            return replace(
+                made,
+                name=name,
+                rules=made.rules.with_changes(**changes),
+                order=made.order.with_changes(**of_orders),
+                fixed=frozenset(changes | of_orders),
+                **of_queues,
+            )
         except SpecError as error:
             raise SpecError(f"policy {name!r}: {error}") from error
 
-    def rules_with(self, tp: int, **changes: Any) -> LongRules:
-        """The rules on replicas of `tp` GPUs, on which the number set apart for longs depends, with some changed."""
+    def order_with(self, **changes: Any) -> OrderRules:
+        """The parameters of its orders, with some changed. Raises SpecError."""
+        self._refuse_twice("order", changes)
+        return self.order.with_changes(**changes)
+
+    def _refuse_twice(self, group: str, changes: Mapping[str, Any]) -> None:
         twice = sorted(self.fixed & set(changes))
         if twice:
-            raise SpecError(f"policy {self.name!r} sets {', '.join(twice)}: leave long.{twice[0]} out, or the braces")
+            raise SpecError(
+                f"policy {self.name!r} sets {', '.join(twice)}: leave {group}.{twice[0]} out, or the braces"
+            )
+
+    def rules_with(self, tp: int, **changes: Any) -> LongRules:
+        """The rules on replicas of `tp` GPUs, on which the number set apart for longs depends, with some changed."""
+        self._refuse_twice("long", changes)
         given = "reserved_replicas" in changes or "reserved_replicas" in self.fixed
         rules = self._with_reserved(tp, given).with_changes(**changes)
         if rules.pool_interval_s and self.pool is None and not hasattr(self.actor, "pool"):

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from pecgym.engine.long_rules import MEMORY, LongRules
+from pecgym.engine.orders import OrderRules
 from pecgym.policies.base import Policy
 from pecgym.policies.long_requests import when_free
 from pecgym.policies.view import (
@@ -85,4 +86,8 @@ SHORTEST_LONG = _variant("pecsched_shortest_long", "variant: the shortest waitin
 FEWEST_REPLICAS = _variant("pecsched_fewest", "variant: the fewest replicas that hold a long", sp_degree=MEMORY)
 ADAPTIVE_POOL = _variant(
     "pecsched_adaptive_pool", "variant: decode replicas by their load", pool=pool_by_fill, pool_interval_s=10.0
+)
+PREDICTED_LONG = replace(
+    _variant("pecsched_ssjf_long", "variant: longs by SSJF, by the time that they would take alone", long_order="ssjf"),
+    order=OrderRules(lengths="predicted"),
 )

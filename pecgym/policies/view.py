@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from pecgym.engine.cluster import INDEX_BITS, STRATEGY_BITS
 from pecgym.engine.compiled import question, rule
-from pecgym.engine.iteration import iterations_within, steps_started, token_term_ps
+from pecgym.engine.iteration import iterations_within, steps_started
 from pecgym.engine.memory import blocks_to_admit, growth_blocks, prompt_share, reserved_now, resident, steps_since_join
+from pecgym.engine.service import lone_decode_ps, lone_prefill_ps
 from pecgym.engine.state import (
     DECODING_LONG,
     GATHERING_LONG,
@@ -179,16 +180,6 @@ def arrived_before(state: State, queue: int, slot: int) -> bool:
     return queue != NONE and state.requests[queue].sequence < state.requests[slot].sequence
 
 
-@rule
-def _lone_decode_ps(state: State, iterations: int, context: int) -> int:
-    """The time of that many decode iterations of a request that is alone on a replica."""
-    if iterations <= 0:
-        return 0
-    costs = state.costs[0]
-    each = token_term_ps(state, 1) + costs.decode_base_ps + costs.decode_seq_ps + context * costs.decode_kv_ps
-    return iterations * each + costs.decode_kv_ps * (iterations * (iterations - 1) // 2)
-
-
 @question
 def _time_left_ps(state: State, r: int) -> int:
     """A lower bound on the time until the residents of replica r have gone, by the lengths that rules may read."""
@@ -205,7 +196,7 @@ def _time_left_ps(state: State, r: int) -> int:
             decoded = steps_since_join(replica, request) + done
             emitted += decoded
             context = request.computed_tokens + decoded
-        longest = max(longest, _lone_decode_ps(state, request.rank_tokens - emitted - 1, context))
+        longest = max(longest, lone_decode_ps(state, request.rank_tokens - emitted - 1, context))
     return longest
 
 
@@ -215,12 +206,9 @@ def ends_before_group_is_ready(state: State, r: int, slot: int) -> bool:
     replica = state.replicas[r]
     if replica.n_requests > 0 or replica.held_blocks > 0:
         return False
-    costs = state.costs[0]
     request = state.requests[slot]
     prompt = request.prompt_tokens
-    alone = costs.prefill_base_ps + costs.prefill_seq_ps + token_term_ps(state, prompt)
-    alone += (prompt * prompt * costs.attention_ps_per_1024_pairs) >> 10
-    alone += _lone_decode_ps(state, request.rank_tokens - 1, prompt)
+    alone = lone_prefill_ps(state, prompt) + lone_decode_ps(state, request.rank_tokens - 1, prompt)
     member = replica.lead
     while member != NONE:
         if alone <= _time_left_ps(state, member):

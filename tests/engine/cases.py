@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pecgym.costs import GroupCosts, Profile
 from pecgym.engine import EngineSettings, LongRules, Simulator, Topology
+from pecgym.engine.orders import GLOBAL_ORDERS, PREEMPTIVE_ORDERS, QUEUE_ORDERS, OrderRules
 from pecgym.policies import load_policy
 from pecgym.policies.long_requests import when_free as start_when_free
 from pecgym.workload import ClosedLoop, Trace
@@ -33,6 +34,8 @@ class Case:
     group_costs: GroupCosts | None = None
     ask_batches: bool = False
     plan_batches: bool = False
+    order: OrderRules = field(default_factory=OrderRules)
+    global_order: str | None = None
 
     def fast(self, record: bool = False) -> Simulator:
         policy = load_policy(self.policy)
@@ -44,7 +47,8 @@ class Case:
             start=policy.start or start_when_free,
             pool=policy.pool,
             load=policy.load,
-            global_order=policy.global_order,
+            global_order=self.global_order or policy.global_order,
+            order=self.order,
             rules=self.rules,
             topology=self.topology,
             group_costs=self.group_costs,
@@ -67,7 +71,8 @@ class Case:
             self.settings,
             POLICIES[self.policy],
             load=policy.load,
-            global_order=policy.global_order,
+            global_order=self.global_order or policy.global_order,
+            order=self.order,
             random_state=self.random_state,
             start=STARTS.get(self.policy, when_free),
             pool=POOLS.get(self.policy),
@@ -166,12 +171,13 @@ def traces(draw: Any, capacity_tokens: int, max_requests: int = 40) -> Trace:
 @st.composite
 def engines(draw: Any) -> EngineSettings:
     """Every switch, in every combination that is allowed."""
-    order = draw(st.sampled_from(["fcfs", "fcfs", "shortest", "shortest_remaining"]))
+    order = draw(st.sampled_from(["fcfs"] * 5 + sorted(QUEUE_ORDERS)))
     block = draw(st.sampled_from([1, 3, 16]))
     batching = draw(st.sampled_from(["continuous", "continuous", "continuous", "static", "none"]))
+    batching = "static" if order == "bins" else batching
     static = batching == "static"
     eviction = draw(st.sampled_from(["recompute", "swap"]))
-    preemptive = order != "fcfs" and not static and draw(st.sampled_from([True, True, False]))
+    preemptive = order in PREEMPTIVE_ORDERS and not static and draw(st.sampled_from([True, True, False]))
     group_order = draw(st.sampled_from(["prefill_first", "decode_first"]))
     mixing = not static and draw(st.booleans())
     waits = batching == "continuous" and mixing and group_order == "decode_first" and not preemptive
@@ -204,6 +210,46 @@ def engines(draw: Any) -> EngineSettings:
     )
 
 
+def continuous(engine: EngineSettings, **changes: Any) -> EngineSettings:
+    """The engine; a static one with continuous batches and other changes in its place."""
+    if engine.batching != "static":
+        return engine
+    order = "fcfs" if engine.queue_order == "bins" else engine.queue_order
+    return engine.with_changes(batching="continuous", static_timeout_s=0.0, queue_order=order, **changes)
+
+
+@st.composite
+def order_rules(draw: Any, trace: Trace) -> tuple[OrderRules, Trace]:
+    """Orders that read true lengths, or predictions that are somewhat wrong and may take some time; limits that are
+    passed now and then."""
+    rules = OrderRules(
+        lengths=draw(st.sampled_from(["true", "predicted"])),
+        guard_wait_s=draw(st.sampled_from([1e-10, 1e-8, 1e-6, math.inf])),
+        guard_services=draw(st.sampled_from([0.0, 0.5, 3.0, 10.0, math.inf])),
+        threshold_tokens=draw(st.sampled_from([0, 1, 5, 20])),
+        displace_share=draw(st.sampled_from([0.0, 0.25, 0.8, math.inf, math.inf])),
+        starving_steps=draw(st.sampled_from([1, 3, 10, 200])),
+        promoted_steps=draw(st.sampled_from([1, 4, 10])),
+        tie_weight=draw(st.sampled_from([0.0, 0.1, 2.0])),
+        tie_decay_s=draw(st.sampled_from([1e-12, 1e-9, 1e-6])),
+        bin_edges_tokens=draw(st.sampled_from([(), (1,), (5, 20), (2, 3, 8, 40)])),
+    )
+    if rules.lengths == "true":
+        return rules, trace
+    seed, most = draw(st.integers(0, 2**32 - 1)), draw(st.sampled_from([0, 50, 2000]))
+    random = np.random.default_rng(seed)
+    predicted = np.maximum(1, trace.output_tokens + random.integers(-5, 6, len(trace)))
+    tails = predicted + random.integers(0, 9, len(trace))
+    takes = random.integers(0, most + 1, len(trace)) * 1e-12
+    return rules, replace(trace, predicted_tokens=predicted, predicted_tail_tokens=tails, prediction_s=takes)
+
+
+@st.composite
+def global_orders(draw: Any) -> str | None:
+    """An order of the global queue in place of the policy's own, in some of the cases."""
+    return draw(st.sampled_from([None] * 4 + sorted(GLOBAL_ORDERS)))  # type: ignore[no-any-return]
+
+
 @st.composite
 def cases(draw: Any, max_requests: int = 40) -> Case:
     """A cluster of 1 to 5 replicas under a random policy and workload, open or closed loop."""
@@ -211,7 +257,7 @@ def cases(draw: Any, max_requests: int = 40) -> Case:
     capacity, block = settings.kv_capacity_tokens, settings.block_tokens
     assert capacity is not None
     assert block is not None
-    trace = draw(traces(capacity // block * block, max_requests))
+    order, trace = draw(order_rules(draw(traces(capacity // block * block, max_requests))))
     workload: Trace | ClosedLoop = trace
     if draw(st.integers(0, 3)) == 0:
         workload = ClosedLoop(
@@ -227,6 +273,8 @@ def cases(draw: Any, max_requests: int = 40) -> Case:
         policy=draw(st.sampled_from(DISPATCH)),
         workload=workload,
         random_state=draw(st.integers(0, 2**48 - 1)),
+        order=order,
+        global_order=draw(global_orders()),
     )
 
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from pecgym.costs import GroupCosts, Profile
 from pecgym.costs.parallel import STRATEGIES
 from pecgym.engine import EngineSettings, LongRules, Topology
+from pecgym.engine.orders import LONG_ORDERS
 from pecgym.policies import load_policy
 from pecgym.workload import ClosedLoop, Trace
-from tests.engine.cases import Case, engines, make_profile
+from tests.engine.cases import Case, continuous, engines, global_orders, make_profile, order_rules
 from tests.engine.role_policies import RESERVES_AT_RANDOM
 from tests.naive_policies import POLICIES
 
@@ -62,7 +63,7 @@ def long_rules(draw: Any, policy: str, n_replicas: int, unit_ps: int) -> LongRul
     rules = load_policy(policy).rules.with_changes(
         sp_strategy=draw(st.sampled_from(STRATEGIES)),
         sp_degree=draw(st.sampled_from(["node", "node", "memory", 1, 2, 2])),
-        long_order=draw(st.sampled_from(["fcfs", "shortest"])),
+        long_order=draw(st.sampled_from(["fcfs", "shortest"] * 2 + sorted(LONG_ORDERS))),
         colocation_tokens=colocation,
         preemption=policy != "pecsched/PE" and draw(st.sampled_from([True, True, True, False])),
         backfill=draw(st.booleans()),
@@ -129,9 +130,7 @@ def cases_with_longs(draw: Any, max_requests: int = 40, policies: Any = None) ->
             + [RESERVES_AT_RANDOM]
         )
     )
-    settings: EngineSettings = draw(engines())
-    if settings.batching == "static":
-        settings = settings.with_changes(batching="continuous", static_timeout_s=0.0)
+    settings: EngineSettings = continuous(draw(engines()))
     block = settings.block_tokens
     assert block is not None
     # One token per iteration would only make everything longer.
@@ -149,7 +148,7 @@ def cases_with_longs(draw: Any, max_requests: int = 40, policies: Any = None) ->
         rules = rules.with_changes(sp_degree=able)
     capacity = settings.kv_capacity_tokens
     assert capacity is not None
-    trace = draw(mixed_traces(capacity, able, unit_ps, max_requests))
+    order, trace = draw(order_rules(draw(mixed_traces(capacity, able, unit_ps, max_requests))))
     workload: Trace | ClosedLoop = trace
     if draw(st.integers(0, 4)) == 0:
         think, stagger = draw(st.sampled_from([0, unit_ps])), draw(st.sampled_from([0, unit_ps // 2]))
@@ -170,6 +169,8 @@ def cases_with_longs(draw: Any, max_requests: int = 40, policies: Any = None) ->
             node_gb_per_s=_bandwidth(profile, draw(per_token_ps)),
         ),
         group_costs=draw(random_group_costs(int(trace.input_tokens[trace.is_long].max(initial=1)), unit_ps)),
+        order=order,
+        global_order=draw(global_orders()),
     )
 
 

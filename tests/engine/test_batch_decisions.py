@@ -28,7 +28,7 @@ from pecgym.engine.simulator import Decision
 from pecgym.errors import EngineError
 from pecgym.policies import load_policy
 from pecgym.workload import Trace
-from tests.engine.cases import Case, cases, make_profile
+from tests.engine.cases import Case, cases, continuous, make_profile
 from tests.engine.checker import Checker
 from tests.engine.test_differential import assert_equal_results
 from tests.engine.test_snapshot import assert_same_rows
@@ -41,8 +41,7 @@ def asked_cases(draw: Any, max_requests: int = 30) -> Case:
     """A random case in which batches are asked about."""
     case = draw(cases(max_requests))
     engine = case.settings.with_changes(preemptive=False, eviction="recompute", swap_gb_per_s=None)
-    if engine.batching == "static":
-        engine = engine.with_changes(batching="continuous", static_timeout_s=0.0, reservation="prompt")
+    engine = continuous(engine, reservation="prompt")
     return replace(case, settings=engine, ask_batches=True)
 
 

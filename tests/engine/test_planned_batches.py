@@ -15,7 +15,7 @@ from pecgym.engine import EngineSettings, Simulator
 from pecgym.engine.batch_decisions import asking_replica
 from pecgym.errors import EngineError
 from pecgym.workload import ClosedLoop, Trace
-from tests.engine.cases import Case, cases, make_profile
+from tests.engine.cases import Case, cases, continuous, make_profile
 from tests.engine.test_differential import assert_equal_results
 
 Plan = tuple[list[int], dict[int, int]]
@@ -33,8 +33,7 @@ def planned_cases(draw: Any, max_requests: int = 30) -> Case:
         swap_gb_per_s=None,
         max_batch_tokens=max(case.settings.max_batch_tokens, largest),
     )
-    if engine.batching == "static":
-        engine = engine.with_changes(batching="continuous", static_timeout_s=0.0, reservation="prompt")
+    engine = continuous(engine, reservation="prompt")
     return replace(case, settings=engine, plan_batches=True)
 
 

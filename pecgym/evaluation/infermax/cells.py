@@ -14,6 +14,7 @@ from pecgym.cluster import Cluster
 from pecgym.configs import WorkloadConfig
 from pecgym.costs import ClusterSpec, Profile, load_model, load_profile
 from pecgym.engine import EngineSettings, LongRules, load_engine
+from pecgym.engine.orders import OrderRules
 from pecgym.evaluation.keys import package_hash
 from pecgym.evaluation.windows import Cut
 from pecgym.policies import load_policy
@@ -124,6 +125,8 @@ def serve(profile: Profile, settings: EngineSettings, trace: Trace) -> Row:
     """METRICS of one replica that serves a trace; what is waiting is taken in order of arrival."""
     spec = ClusterSpec("one replica", profile.gpu, 1, profile.tp, 1.0, ["one replica of the profile"])
     policy, model = load_policy("fifo"), load_model(profile.model)
-    cluster = Cluster(model, spec, profile, settings, policy, trace, 0, "infermax", 1.0, LongRules(), False)
+    cluster = Cluster(
+        model, spec, profile, settings, policy, trace, 0, "infermax", 1.0, LongRules(), OrderRules(), False
+    )
     row = cluster.run().metrics()
     return {name: row[name] for name in METRICS}
