@@ -19,6 +19,7 @@ from pecgym.experiment import Experiment
 from pecgym.policies import load_policy
 from pecgym.policies.agents import agents_folder, is_agent_name, load_agent
 from pecgym.policies.parameters import split_name
+from pecgym.predictors import saved_parts
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _READS_RESULTS = (
@@ -48,12 +49,15 @@ def workload_identity(experiment: Experiment, seed: int) -> list[Any]:
     """What decides which requests arrive and what serves them, as JSON: settings, files, the code."""
     file = experiment.workload.file()
     stat = file.stat() if file is not None else None
+    predictor = experiment.workload.length_predictor()
+    learned = saved_parts(predictor) if predictor is not None else ()
     return [
         package_hash(),
         _resolved(experiment.model, experiment.cluster, experiment.tp, experiment.profile),
         _resolved_engine(tuple(asdict(experiment.engine).items())),
         [asdict(experiment.workload), asdict(experiment.scenario), seed],
         [stat.st_size, stat.st_mtime_ns] if stat is not None else [],
+        [hashlib.sha256(path.read_bytes()).hexdigest() for part in learned for path in part.files],
     ]
 
 

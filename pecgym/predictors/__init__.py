@@ -2,7 +2,7 @@
 
 from pecgym.predictors.accuracy import Accuracy, accuracy, calibration_table
 from pecgym.predictors.base import Predictions, Predictor, with_predictions
-from pecgym.predictors.names import load_predictor, predictor_names
+from pecgym.predictors.names import load_predictor, predictor_names, saved_parts, training_overlap
 
 __all__ = [
     "Accuracy",
@@ -12,5 +12,7 @@ __all__ = [
     "calibration_table",
     "load_predictor",
     "predictor_names",
+    "saved_parts",
+    "training_overlap",
     "with_predictions",
 ]

@@ -15,7 +15,7 @@ CLASS_CUTS = (0.25, 0.50, 0.75, 0.99)
 """Classes of length are cut at these quantiles of the true lengths (SSJF, arXiv:2404.08509, section 4)."""
 
 
-@dataclass(frozen=True)
+@dataclass  # not frozen: OmegaConf cannot fill a frozen one inside a manifest
 class Accuracy:
     """How close predicted lengths are to true ones.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,10 +13,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pecgym.errors import SpecError
 from pecgym.predictors.base import Predictor
+from pecgym.predictors.saved import MANIFEST, SHIPPED, SavedParameters, SavedPredictor, shipped_names
 from pecgym.predictors.ssjf import SsjfProxy
 from pecgym.predictors.synthetic import LogNormal, Oracle
 from pecgym.predictors.two_stage import TwoStage
 from pecgym.strict import from_mapping
+from pecgym.workload.trace import Trace
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ _SIMPLE: dict[str, type[Any]] = {each.kind: each for each in (Oracle, SsjfProxy,
 
 def predictor_names() -> list[str]:
     """The predictors that need no file of the user's."""
-    return [*_SIMPLE, "two_stage"]
+    return [*_SIMPLE, "two_stage", *shipped_names()]
 
 
 def load_predictor(name_or_path: str) -> Predictor:
@@ -49,10 +52,36 @@ def load_predictor(name_or_path: str) -> Predictor:
     if name == "two_stage":
         names = from_mapping(TwoStageNames, given, where, SpecError)
         return TwoStage(load_predictor(names.cheap), load_predictor(names.full), names.threshold_tokens)
+    folder = SHIPPED / name if name in shipped_names() else Path(name)
+    if (folder / MANIFEST).is_file():
+        parameters = from_mapping(SavedParameters, given, where, SpecError)
+        return SavedPredictor.load(name, folder, parameters)
+    if folder.is_dir():
+        raise SpecError(f"predictor {name!r}: the folder has no {MANIFEST}; no predictor was saved there")
     raise SpecError(
         f"predictor {name!r} does not exist; choose one of {', '.join(predictor_names())}, or give the folder of one "
         "that scripts/train_predictor.py made"
     )
+
+
+def saved_parts(predictor: Predictor) -> tuple[SavedPredictor, ...]:
+    """The trained predictors of which one consists: itself, those of its stages, or none."""
+    if isinstance(predictor, TwoStage):
+        return saved_parts(predictor.cheap) + saved_parts(predictor.full)
+    return (predictor,) if isinstance(predictor, SavedPredictor) else ()
+
+
+def training_overlap(trace: Trace, predictor: Predictor) -> str | None:
+    """A note where requests of the trace are among those that the predictor was trained on; None where none are."""
+    notes = []
+    for part in saved_parts(predictor):
+        share = part.manifest.fingerprint.overlap(trace)
+        if share > 0:
+            notes.append(
+                f"predictor {part.name} was trained on about {share:.0%} of these requests (the first "
+                f"{part.manifest.trained_on:,} of {part.manifest.source}); on new ones it would be less accurate"
+            )
+    return "; ".join(notes) or None
 
 
 def split_parameters(text: str) -> tuple[str, dict[str, Any]]:

@@ -28,6 +28,11 @@ class Prompts:
     def __len__(self) -> int:
         return len(self.prompt)
 
+    def slice(self, start: int, stop: int) -> Prompts:
+        """Rows start..stop by index; shares memory."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        return Prompts(self.name, **{name: v if v is None else v[start:stop] for name, v in columns.items()})
+
 
 def read_prompts(path: str | Path, *, on_empty: OnEmpty = "error") -> Prompts:
     """A CSV, JSON-lines or Parquet file with `prompt` and `output_tokens`, and any other column of a plain trace.
