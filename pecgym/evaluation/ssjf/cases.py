@@ -10,7 +10,7 @@ from typing import Any
 from pecgym.configs import EngineConfig, ScenarioConfig, WorkloadConfig
 from pecgym.evaluation.plan import EvaluationPlan
 from pecgym.evaluation.ssjf.cells import Cell, service_s
-from pecgym.evaluation.ssjf.config import CONVERSATION, POLICIES, TARGETS, THEORY, SsjfConfig
+from pecgym.evaluation.ssjf.config import COMPARED, CONVERSATION, POLICIES, TARGETS, THEORY, SsjfConfig
 from pecgym.workload.chat import CHAT, output_distribution
 
 NONE, SLOTS, STATIC = "none", "slots", "static"
@@ -118,7 +118,7 @@ def _conversation(config: SsjfConfig, plan: EvaluationPlan) -> Iterator[Case]:
     for slots, load, predictor in product(own.slots, own.loads, (*noisy, *own.predictors)):
         made = replace(
             plan,
-            policies=tuple(own.policies),
+            policies=(*COMPARED, *(own.others if predictor in own.predictors else ())),
             engine=EngineConfig(**asdict(plan.engine) | {"max_batch_requests": slots}),
             scenario=ScenarioConfig("steady", load),
             workload=replace(plan.workload, predictor=predictor),
@@ -131,6 +131,6 @@ def _theory(config: SsjfConfig, plan: EvaluationPlan) -> Iterator[Case]:
     own = config.theory
     for load in own.loads:
         for predictor in (None, *own.predictors):
-            policies = ["fifo", "sjf", "srpt"] if predictor is None else ["spjf", "sprpt"]
+            policies = ["fifo", "sjf", "srpt"] if predictor is None else ["fifo", "spjf", "sprpt"]
             made = _chat(NONE, 1, policies, predictor, own.jobs, rate_rps=load * capacity_rps(NONE, 1))
             yield Case(THEORY, f"load-{load:g}", f"load {load:g}", predictor, _cells(made, own.runs))

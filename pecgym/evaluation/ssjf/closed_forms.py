@@ -51,7 +51,7 @@ class Line:
 
 
 def lines(found: list[Found], loads: dict[str, float]) -> list[Line]:
-    """Of every policy of every case. loads: by case."""
+    """Of every policy of every case, FIFO where there are no predictions. loads: by case."""
     return [
         Line(
             loads[each.case.key],
@@ -62,6 +62,7 @@ def lines(found: list[Found], loads: dict[str, float]) -> list[Line]:
         )
         for each in found
         for policy, rows in each.rows.items()
+        if policy != "fifo" or each.case.predictor is None
     ]
 
 

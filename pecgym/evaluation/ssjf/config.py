@@ -8,6 +8,8 @@ from pathlib import Path
 from pecgym.errors import SpecError
 
 TARGETS, POLICIES, CONVERSATION, THEORY = PARTS = ("targets", "policies", "conversation", "theory")
+COMPARED = ("fifo", "sjf", "spjf")
+"""FIFO, the oracle, and shortest predicted first: in every part."""
 LEARNED = "azure2023_conv"
 """The shipped predictor that was trained on the embedded conversation hour."""
 
@@ -64,15 +66,15 @@ class ConversationConfig:
     """What predictions buy on the workload, model, cluster and engine of the evaluation, under its seeds.
 
     Attributes:
-        policies: FIFO, the oracle, and those that read predictions.
+        others: policies beside fifo, sjf and spjf with those of `predictors`.
         slots: requests that a replica serves at once (engine.max_batch_requests).
         loads: times the capacity with so many.
         sigmas: of log-normal errors.
-        predictors: others, by name.
+        predictors: further ones, by name.
         latency_s: of a prediction with log-normal errors, as of SSJF's proxy.
     """
 
-    policies: list[str] = field(default_factory=lambda: ["fifo", "sjf", "spjf"])
+    others: list[str] = field(default_factory=lambda: ["ssjf", "tie", "sprpt", "trail"])
     slots: list[int] = field(default_factory=lambda: [256, 64])
     loads: list[float] = field(default_factory=lambda: [0.8, 0.95, 1.1])
     sigmas: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0])
@@ -123,9 +125,8 @@ class SsjfConfig:
         """Raises SpecError for parts that do not exist and values that cannot be."""
         if unknown := sorted(set(self.parts) - set(PARTS)):
             raise SpecError(f"ssjf.parts: {', '.join(unknown)} does not exist; choose of {', '.join(PARTS)}")
-        for where, policies in (("targets", self.targets.policies), ("conversation", self.conversation.policies)):
-            if missing := sorted({"fifo", "sjf", "spjf"} - set(policies)):
-                raise SpecError(f"ssjf.{where}.policies: the page compares {', '.join(missing)} too")
+        if missing := sorted(set(COMPARED) - set(self.targets.policies)):
+            raise SpecError(f"ssjf.targets.policies: the page compares {', '.join(missing)} too")
         if "fifo" not in self.of_policies.static_policies:
             raise SpecError("ssjf.of_policies.static_policies: the page compares with fifo")
         for where, runs in (

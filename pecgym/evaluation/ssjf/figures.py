@@ -89,16 +89,14 @@ def write_conversation(path: Path, cases: Sequence[Found]) -> None:
     figure.savefig(path)
 
 
-def _draw_curve(panel: Any, cases: Sequence[Found], policy: str, style: str) -> None:
-    """One policy: the curve of log-normal noise with its band, the other predictors as points."""
+def _draw_curve(panel: Any, cases: Sequence[Found]) -> None:
+    """The curve of log-normal noise with its band, the other predictors as points."""
     noise = sorted((found for found in cases if str(found.case.predictor).startswith(NOISE)), key=tau_of)
-    x, values = [tau_of(found) for found in noise], [gain(found, policy, "jct_mean_s") for found in noise]
-    panel.plot(
-        x, [v.value for v in values], style, marker="o", color=COLOURS[0], ms=3, lw=1.3, label=f"{policy}, {NOISE}"
-    )
-    panel.fill_between(x, [v.low for v in values], [v.high for v in values], color=COLOURS[0], alpha=0.15, lw=0)
+    x, values = [tau_of(found) for found in noise], [gain(found, "spjf", "jct_mean_s") for found in noise]
+    panel.plot(x, [v.value for v in values], "o-", color=COLOURS[0], ms=3, lw=1.3, label=f"{NOISE} noise")
+    panel.fill_between(x, [v.low for v in values], [v.high for v in values], color=COLOURS[0], alpha=0.2, lw=0)
     for colour, found in zip(COLOURS[1:], (each for each in cases if each not in noise), strict=False):
-        value = gain(found, policy, "jct_mean_s")
+        value = gain(found, "spjf", "jct_mean_s")
         error = [[value.value - value.low], [value.high - value.value]]
-        label = f"{policy}, {found.case.predictor}"
+        label = str(found.case.predictor)
         panel.errorbar([tau_of(found)], [value.value], error, fmt="s", color=colour, ms=5, capsize=2, label=label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -53,7 +53,8 @@ def conversation_section(cases: Sequence[Found], plan: EvaluationPlan, link: str
             [(title, *_fifo(each[0])) for title, each in settings.items()],
         ),
         quality=_quality(next(iter(settings.values()))),
-        tables="\n\n".join(f"{title}:\n\n{_gains(each)}" for title, each in settings.items()),
+        tables="\n\n".join(f"{heading}:\n\n{_gains(settings, key)}" for heading, key in GAINS),
+        others=_others(settings),
         meaning=say_if(is_shipped, "conversation_meaning"),
     )
 
@@ -68,15 +69,29 @@ def _quality(cases: Sequence[Found]) -> str:
     return table(head, [(f"`{found.case.predictor}`", *accuracy_of(found.accuracy)) for found in cases])
 
 
-def _gains(cases: Sequence[Found]) -> str:
-    """Against FIFO, by predictor from the best ranking to the worst; first the oracle."""
-    lines = [("the truth, `sjf`", "1", *(said(gain(cases[0], "sjf", key)) for _, key in GAINS))]
-    policies = [policy for policy in cases[0].rows if policy not in ("fifo", "sjf")]
-    for found in sorted(cases, key=tau_of, reverse=True):
-        for policy in policies:
-            name = f"`{found.case.predictor}`, `{policy}`"
-            lines.append((name, f"{tau_of(found):.2f}", *(said(gain(found, policy, key)) for _, key in GAINS)))
-    return table(("predictor, policy", "tau", *(heading for heading, _ in GAINS)), lines)
+def _gains(settings: Mapping[str, Sequence[Found]], metric: str) -> str:
+    """A metric of shortest first against FIFO's, a column for each setting: of the oracle, then by predictor from the
+    best ranking to the worst."""
+    columns = [sorted(cases, key=tau_of, reverse=True) for cases in settings.values()]
+    lines = [("the truth, `sjf`", "1.00", *(said(gain(cases[0], "sjf", metric)) for cases in columns))]
+    for row in zip(*columns, strict=True):
+        name, tau = f"`{row[0].case.predictor}`", f"{tau_of(row[0]):.2f}"
+        lines.append((name, tau, *(said(gain(found, "spjf", metric)) for found in row)))
+    return table(("predictor", "tau", *settings), lines)
+
+
+def _others(settings: Mapping[str, Sequence[Found]]) -> str:
+    """Other policies with the last of the predictors."""
+    last = {title: cases[-1] for title, cases in settings.items()}
+    first = next(iter(last.values()))
+    parts = [f"With `{first.case.predictor}`:"]
+    policies = [policy for policy in first.rows if policy not in ("fifo", "sjf")]
+    for heading, metric in GAINS[:2]:
+        lines = [
+            (f"`{policy}`", *(said(gain(found, policy, metric)) for found in last.values())) for policy in policies
+        ]
+        parts.append(f"{heading}:\n\n{table(('policy', *last), lines)}")
+    return "\n\n".join(parts)
 
 
 def theory_section(lines: Sequence[Line], runs: int, jobs: int, is_shipped: bool) -> str:
