@@ -118,7 +118,7 @@ def _conversation(config: SsjfConfig, plan: EvaluationPlan) -> Iterator[Case]:
     for slots, load, predictor in product(own.slots, own.loads, (*noisy, *own.predictors)):
         made = replace(
             plan,
-            policies=(*COMPARED, *(own.others if predictor in own.predictors else ())),
+            policies=(*COMPARED, *(own.others if predictor == own.predictors[-1] else ())),
             engine=EngineConfig(**asdict(plan.engine) | {"max_batch_requests": slots}),
             scenario=ScenarioConfig("steady", load),
             workload=replace(plan.workload, predictor=predictor),

@@ -66,7 +66,7 @@ class ConversationConfig:
     """What predictions buy on the workload, model, cluster and engine of the evaluation, under its seeds.
 
     Attributes:
-        others: policies beside fifo, sjf and spjf with those of `predictors`.
+        others: policies beside fifo, sjf and spjf with the last of `predictors`.
         slots: requests that a replica serves at once (engine.max_batch_requests).
         loads: times the capacity with so many.
         sigmas: of log-normal errors.
@@ -74,7 +74,7 @@ class ConversationConfig:
         latency_s: of a prediction with log-normal errors, as of SSJF's proxy.
     """
 
-    others: list[str] = field(default_factory=lambda: ["ssjf", "tie", "sprpt", "trail"])
+    others: list[str] = field(default_factory=lambda: ["ssjf", "tie", "sprpt"])
     slots: list[int] = field(default_factory=lambda: [256, 64])
     loads: list[float] = field(default_factory=lambda: [0.8, 0.95, 1.1])
     sigmas: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0])
@@ -127,6 +127,8 @@ class SsjfConfig:
             raise SpecError(f"ssjf.parts: {', '.join(unknown)} does not exist; choose of {', '.join(PARTS)}")
         if missing := sorted(set(COMPARED) - set(self.targets.policies)):
             raise SpecError(f"ssjf.targets.policies: the page compares {', '.join(missing)} too")
+        if not self.conversation.predictors or not self.conversation.sigmas:
+            raise SpecError("ssjf.conversation: give sigmas and predictors, at least one of each")
         if "fifo" not in self.of_policies.static_policies:
             raise SpecError("ssjf.of_policies.static_policies: the page compares with fifo")
         for where, runs in (

@@ -73,10 +73,7 @@ def write_conversation(path: Path, cases: Sequence[Found]) -> None:
     for panel in panels[len(settings) :]:
         panel.set_axis_off()
     for panel, (title, of_setting) in zip(panels, settings.items(), strict=False):
-        for policy, style in zip(
-            (p for p in of_setting[0].rows if p not in ("fifo", "sjf")), ("-", "--"), strict=False
-        ):
-            _draw_curve(panel, of_setting, policy, style)
+        _draw_curve(panel, of_setting)
         panel.axhline(0, color="0.3", linewidth=0.8)
         panel.set_title(title, fontsize=9)
         panel.yaxis.set_major_formatter(PercentFormatter(1.0))
