@@ -241,7 +241,7 @@ class Cluster:
     @cached_property
     def _accuracy(self) -> Accuracy | None:
         """How good the predictions are that the orders read; None if they read none."""
-        if self.order.lengths == "true" or self.trace.predicted_tokens is None:
+        if self.order.lengths == "exact" or self.trace.predicted_tokens is None:
             return None
         return accuracy(self.trace.predicted_tokens, self.trace.output_tokens)
 

@@ -119,6 +119,7 @@ def main(config: Any) -> None:
         values: TrainPredictorConfig = OmegaConf.to_object(config)  # type: ignore[assignment]
         check_folder(values.folder, values.fresh)
         requests, source, digest = values.load()
+        console.print(f"learning from {source}: {len(requests):,} requests")
         trained = _trained(values, requests, console)
         manifest = save_predictor(
             values.folder, trained, requests, source, digest, values.seed, values.latency_s, values.fresh
@@ -134,7 +135,8 @@ def main(config: Any) -> None:
 
 def _trained(values: TrainPredictorConfig, requests: Trace | Prompts, console: Console) -> Trained:
     bar = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *bar, console=console, transient=True) as progress:
+    columns = (TextColumn("{task.description}"), *bar)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=STEPS, completed=-1)
         return train_predictor(
             values.model, requests, values.seed, lambda what: progress.update(task, description=what, advance=1)

@@ -85,10 +85,10 @@ class NaiveCluster(Groups, Orders):
     # -- workload ---------------------------------------------------------------------------------------------------
 
     def load_trace(self, trace: Trace) -> None:
-        self.arrivals = _requests(trace, seconds_to_ps(trace.arrival_s).tolist(), self.order)
+        self.arrivals = _requests(trace, seconds_to_ps(trace.arrival_s).tolist(), self.columns(trace))
 
     def load_closed_loop(self, loop: ClosedLoop) -> None:
-        rows = _requests(loop.lengths, [0] * len(loop.lengths), self.order)
+        rows = _requests(loop.lengths, [0] * len(loop.lengths), self.columns(loop.lengths))
         for user, request in enumerate(rows[: loop.users]):
             request.arrival = seconds_to_ps(user * loop.stagger_s)
         self.arrivals, self.unissued = rows[: loop.users], rows[loop.users :]
@@ -168,7 +168,7 @@ class NaiveCluster(Groups, Orders):
 
     def join_global_queue(self, request: Request) -> None:
         queue, order = (self.longs, self.rules.long_order) if request.is_long else (self.queue, self.global_order)
-        request.key = (self.order_key(request, order, self.dispatches), request.sequence)
+        request.key = (self.order_key(request, order), request.sequence)
         queue.append(request)
         queue.sort(key=lambda q: q.key)
         self.changed = True
@@ -199,7 +199,7 @@ class NaiveCluster(Groups, Orders):
         if placement.decode >= 0:
             request.decode_replica = placement.decode
             self.replicas[placement.decode].incoming += 1
-        request.promoted_until = 0
+        request.promoted = 0
         self.wait_in_order(replica, request, request.sequence)
         if replica.iteration_end is None:
             self.ready.append(replica)
@@ -219,8 +219,7 @@ class NaiveCluster(Groups, Orders):
         request.waiting_blocks = self.blocks_to_admit(replica, request)  # type: ignore[attr-defined]
 
     def wait_in_order(self, replica: Replica, request: Request, sequence: int) -> None:
-        key = self.order_key(request, self.settings.queue_order, replica.iterations)
-        self.wait_at(replica, request, key, sequence)
+        self.wait_at(replica, request, self.order_key(request, self.settings.queue_order), sequence)
         if self.settings.queue_order in DYNAMIC and self.settings.queue_order != "ltr":
             self.reorder_queue(replica)
 
@@ -443,7 +442,7 @@ class NaiveCluster(Groups, Orders):
 
     def set_aside(self, replica: Replica, request: Request, tokens: int) -> None:
         replica.admissions += 1
-        request.reserved, request.admission = tokens, replica.admissions
+        request.reserved, request.admission, request.runs_from = tokens, replica.admissions, replica.iterations
 
     def compose_planned(self, replica: Replica, evicted: list[Request], tokens: dict[Request, int]) -> None:
         """A whole batch from outside. Every resident is an incomplete prompt; one that decodes lacks one token. Who has
@@ -498,6 +497,7 @@ class NaiveCluster(Groups, Orders):
 
     def evict(self, replica: Replica, request: Request) -> None:
         request.evictions += 1
+        request.promoted = max(request.promoted - self.steps_run(replica, request), 0)
         (replica.decodes if request in replica.decodes else replica.prefills).remove(request)
         if self.settings.eviction == "swap":
             request.swapped = True
@@ -532,7 +532,7 @@ class NaiveCluster(Groups, Orders):
         if settings.queue_order in DYNAMIC:
             self.reorder_queue(replica)
         if replica.gathering_until is None:
-            waited_until = replica.waiting[0].placed + seconds_to_ps(settings.static_timeout_s)
+            waited_until = min(q.placed for q in replica.waiting) + seconds_to_ps(settings.static_timeout_s)
             replica.gathering_until = max(self.now, waited_until)
         bins = settings.queue_order == "bins"
         first_key = replica.waiting[0].key[0]
@@ -619,8 +619,8 @@ class NaiveCluster(Groups, Orders):
         return ((self.random_state >> 17) * n) >> 31
 
 
-def _requests(trace: Trace, arrivals: list[int], order: OrderRules) -> list[Request]:
-    ranks, tails, predictions = (column.tolist() for column in order.columns(trace))
+def _requests(trace: Trace, arrivals: list[int], lengths: tuple[Any, Any, Any]) -> list[Request]:
+    ranks, tails, predictions = (column.tolist() for column in lengths)
     columns = zip(trace.input_tokens.tolist(), trace.output_tokens.tolist(), trace.is_long.tolist(), strict=True)
     return [
         Request(

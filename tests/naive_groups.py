@@ -275,7 +275,7 @@ class Groups:
             source.pushing.remove(request)
             target.incoming -= 1
             request.from_push = True
-            request.promoted_until = 0
+            request.promoted = 0
             self.wait_in_order(target, request, request.push_number)
             self.ready += [source] + ([target] if target.iteration_end is None else [])
             if source.waiting and source.waiting[0].preempts:

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from pecgym.costs.strategies import STRATEGIES
+from pecgym.workload import Trace
 
 DYNAMIC = ("ssjf", "ltr", "tie", "bins")
 
@@ -18,13 +19,19 @@ DYNAMIC = ("ssjf", "ltr", "tie", "bins")
 class Orders:
     """What NaiveCluster knows about orders."""
 
-    def order_key(self: Any, request: Any, order: str, step: int) -> int:
-        """The key, apart from what depends on who else waits. step: iterations that the request's replica has done, or
-        times that the global queues were looked at."""
+    def columns(self: Any, trace: Trace) -> tuple[Any, Any, Any]:
+        """What orders may read of the requests: lengths, tails, and the time that predictions take."""
+        columns: tuple[Any, Any, Any] = self.order.columns(
+            trace, (self.settings.queue_order, self.global_order), self.rules.long_order
+        )
+        return columns
+
+    def order_key(self: Any, request: Any, order: str, steps_run: int = 0) -> int:
+        """The key, apart from what depends on who else waits. steps_run: iterations for which it was resident."""
         size = request.rank if not request.is_long else self.service(request, request.rank)
         left = max(request.rank - request.emitted, 0)
         is_short = request.rank <= self.order.threshold_tokens
-        is_promoted = step < request.promoted_until
+        first = 2**62 * (steps_run < request.promoted)
         return int(
             {
                 "fcfs": lambda: 0,
@@ -34,7 +41,7 @@ class Orders:
                 "shortest_remaining": lambda: left,
                 "one_bit": lambda: not is_short,
                 "skip_predict": lambda: 0 if is_short else self.size_of(request, max(left, 1)),
-                "ltr": lambda: -1 if is_promoted else size,
+                "ltr": lambda: size - first,
                 "ssjf": lambda: size,
                 "tie": lambda: size,
             }[order]()
@@ -48,7 +55,11 @@ class Orders:
         hold it, in as few nodes as these need."""
         steps = output_tokens - 1
         if not request.is_long:
-            return self.profile.iteration_ps([(request.input, 0)], []) + self.lone_decode(steps, request.input)
+            settings = self.settings
+            most = min(settings.chunk_tokens, settings.max_batch_tokens) or request.input
+            starts = range(0, request.input, most)
+            chunks = [self.profile.iteration_ps([(min(most, request.input - past), past)], []) for past in starts]
+            return sum(chunks) + self.lone_decode(steps, request.input)
         degree = min(-(-(request.input + steps) // (self.capacity * self.block_tokens)), self.costs.max_degree)
         nodes = -(-degree // self.topology.replicas_per_node)
         if nodes > self.costs.max_nodes or self.costs.shape_index[degree, nodes] < 0:
@@ -73,11 +84,12 @@ class Orders:
             self.reorder(self.longs, self.rules.long_order, self.dispatches, n)
 
     def reorder(self: Any, queue: list[Any], order: str, step: int, places: int) -> None:
-        """places: requests that can be served at once by who takes from this queue."""
+        """step: iterations that its replica has done, or times that the global queues were looked at. places: requests
+        that can be served at once by who takes from this queue."""
         if order == "ltr":
             for request in queue:
                 self.promote_if_starving(request, step)
-        keys = [self.order_key(request, order, step) for request in queue]
+        keys = [self.order_key(request, order) for request in queue]
         if order == "ssjf" and queue and self.starves(min(queue, key=lambda q: q.sequence)):
             keys = [0] * len(queue)
         if order == "tie":
@@ -95,16 +107,19 @@ class Orders:
         wait_s, services = self.order.guard_wait_s, self.order.guard_services
         if waited > min(wait_s, 4e6) * 10**12:
             return True
-        return services < math.inf and waited > round(services * 1000) * self.service(request, request.rank) // 1000
+        alone = float(self.service(request, request.rank))
+        return services < math.inf and waited * 1000.0 > round(services * 1000) * alone
 
     def promote_if_starving(self: Any, request: Any, step: int) -> None:
-        """LTR: who has waited for `starving_steps` goes before all others for `promoted_steps`; then it waits anew."""
+        """LTR: who has waited for `starving_steps` goes before the others until it has run for `promoted_steps`."""
         if request.waits_from is None:
             request.waits_from = step
-        if step >= request.promoted_until:
-            idle = step - max(request.waits_from, request.promoted_until)
-            if idle >= self.order.starving_steps:
-                request.promoted_until = step + self.order.promoted_steps
+        if not request.promoted and step - request.waits_from >= self.order.starving_steps:
+            request.promoted = self.order.promoted_steps
+
+    def steps_run(self: Any, replica: Any, request: Any) -> int:
+        """Iterations for which a request has been resident on a replica."""
+        return int(replica.iterations - request.runs_from)
 
     def tie_key(self: Any, request: Any, waiting: int, places: int) -> int:
         """TIE: least (E + beta CVaR) x decay^(wait / decay_s), beta = clip(weight x waiting / places, least, most). Its
@@ -112,7 +127,7 @@ class Orders:
         rules = self.order
         weight, least, most = (round(1000 * each) for each in (rules.tie_weight, rules.tie_least, rules.tie_most))
         beta = min(max(weight * waiting // places, least), most)
-        score = 1000 * self.size_of(request, request.rank) + beta * self.size_of(request, request.tail)
+        score = 1000.0 * self.size_of(request, request.rank) + beta * float(self.size_of(request, request.tail))
         return request.arrival + int(rules.tie_unit_ps * math.log(score))
 
     def bin_keys(self: Any, queue: list[Any], places: int) -> list[int]:
@@ -132,12 +147,15 @@ class Orders:
     # -- who may be displaced ---------------------------------------------------------------------------------------
 
     def key_of_resident(self: Any, replica: Any, request: Any) -> int:
-        key: int = self.order_key(request, self.settings.queue_order, replica.iterations)
+        key: int = self.order_key(request, self.settings.queue_order, self.steps_run(replica, request))
         return key
 
     def stays(self: Any, replica: Any, request: Any, head: Any) -> bool:
         """Whether a resident keeps its place against the head of the queue: its key is not larger, or it has emitted
-        more than `displace_share` of its length."""
+        more than `displace_share` of its length. Where who starves is promoted, a prompt that was begun is finished:
+        else two that start anew each time could displace each other for ever."""
+        if self.settings.queue_order == "ltr" and not request.decoding:
+            return True
         share = self.order.displace_share
         is_past = share < math.inf and 1000 * request.emitted > round(1000 * share) * request.rank
         return self.key_of_resident(replica, request) <= head.key[0] or is_past

@@ -41,7 +41,8 @@ class Request:
     evictions: int = 0
     recomputed: int = 0
     waits_from: int | None = None  # order ltr: the step at which it was first seen to wait here
-    promoted_until: int = 0  # and before which it goes before all others
+    promoted: int = 0  # for how many steps of running it goes before the others
+    runs_from: int = 0  # the step at which it became resident
     key: tuple[int, int] = (0, 0)  # place in the queue that it is in
     sequence: int = 0
 

@@ -44,7 +44,7 @@ def take_row(state: State, arrival_ps: int) -> int:
     request.tail_tokens = row.tail_tokens
     request.prediction_ps = row.prediction_ps
     request.waits_from_step = NONE
-    request.promoted_until_step = 0
+    request.promoted_steps = 0
     request.is_long = row.is_long
     request.placed_ps = NONE
     request.start_ps = NONE
@@ -125,12 +125,12 @@ def _join_global_queue(state: State, slot: int) -> None:
     request = state.requests[slot]
     cluster.changed = 1
     if request.is_long == 1:
-        key = order_key(state, settings.long_order, slot, 0, cluster.dispatches)
+        key = order_key(state, settings.long_order, slot, 0, 0)
         cluster.longs = queue_push(state.requests, cluster.longs, slot, key, request.sequence)
         cluster.n_longs += 1
         cluster.longs_version += 1
     else:
-        key = order_key(state, settings.global_order, slot, 0, cluster.dispatches)
+        key = order_key(state, settings.global_order, slot, 0, 0)
         cluster.queue = queue_push(state.requests, cluster.queue, slot, key, request.sequence)
         cluster.n_queued += 1
 

@@ -24,6 +24,7 @@ from pecgym.engine.memory import (
 )
 from pecgym.engine.ordering import changes_with_time, order_key
 from pecgym.engine.planned_batches import ask_for_plan, decode_by_plan
+from pecgym.engine.queues import queue_push, queue_unlink
 from pecgym.engine.residents import (
     admit,
     dequeue,
@@ -35,6 +36,7 @@ from pecgym.engine.residents import (
     reorder_queue,
     reserve,
     resume,
+    steps_run,
 )
 from pecgym.engine.roles import change_role_if_empty, no_longer_expected
 from pecgym.engine.state import (
@@ -273,12 +275,18 @@ def _victim(state: State, r: int) -> int:
 @rule
 def _stays(state: State, r: int, slot: int, key: int) -> bool:
     """Whether a resident of replica r keeps its place against somebody with this key: its own is not larger, or it has
-    emitted more than `displace_share` of its length (TRAIL, arXiv:2410.01035)."""
+    emitted more than `displace_share` of its length (TRAIL, arXiv:2410.01035).
+
+    Where who starves is promoted, a prompt that was begun is finished: else two that start anew each time could
+    displace each other for ever.
+    """
     settings = state.settings[0]
     replica = state.replicas[r]
     request = state.requests[slot]
+    if settings.queue_order == ORDER_LTR and request.decoding == 0:
+        return True
     emitted_since = steps_since_join(replica, request)
-    if order_key(state, settings.queue_order, slot, emitted_since, replica.iterations) <= key:
+    if order_key(state, settings.queue_order, slot, emitted_since, steps_run(replica, request)) <= key:
         return True
     emitted = request.emitted_tokens + emitted_since
     return settings.displace_permille != NONE and 1000 * emitted > settings.displace_permille * request.rank_tokens
@@ -335,7 +343,7 @@ def _displace(state: State, r: int) -> None:
                 continue
             request = state.requests[slot]
             emitted_since = steps_since_join(replica, request)
-            key = order_key(state, settings.queue_order, slot, emitted_since, replica.iterations)
+            key = order_key(state, settings.queue_order, slot, emitted_since, steps_run(replica, request))
             if key > worst_key or (worst != NONE and key == worst_key and request.admission > worst_admission):
                 worst = i
                 worst_key = key
@@ -355,7 +363,7 @@ def _compose_static(state: State, r: int) -> None:
             reorder_queue(state, r)
         head = state.requests[replica.queue]
         if replica.gathering_until_ps == NEVER_PS:
-            replica.gathering_until_ps = max(now_ps, head.placed_ps + settings.static_timeout_ps)
+            replica.gathering_until_ps = max(now_ps, _oldest_placed_ps(state, r) + settings.static_timeout_ps)
         is_full = replica.n_waiting >= settings.static_size
         if settings.queue_order == ORDER_BINS:
             is_full = head.key < 0
@@ -366,6 +374,22 @@ def _compose_static(state: State, r: int) -> None:
         _form_static_batch(state, r)
     replica.with_decodes = replica.n_decodes > 0
     start_run(state, r, 0, True)
+
+
+@rule
+def _oldest_placed_ps(state: State, r: int) -> int:
+    """When the first of those who wait at replica r was placed."""
+    requests = state.requests
+    replica = state.replicas[r]
+    oldest_ps = NEVER_PS
+    listed = queue_unlink(requests, replica.queue)
+    replica.queue = NONE
+    while listed != NONE:
+        slot = listed
+        listed = requests[slot].sibling
+        oldest_ps = min(oldest_ps, requests[slot].placed_ps)
+        replica.queue = queue_push(requests, replica.queue, slot, requests[slot].key, requests[slot].sequence)
+    return oldest_ps
 
 
 @separate_rule

@@ -103,7 +103,7 @@ def place(state: State, action: int) -> bool:
         note_load(state, decode)
     replica.n_requests += 1
     replica.queued_tokens += request.prompt_tokens
-    request.promoted_until_step = 0
+    request.promoted_steps = 0
     enqueue_in_order(state, r, slot)
     note_load(state, r)
     request.preempts = (action >> (2 * INDEX_BITS)) & 1

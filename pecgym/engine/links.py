@@ -71,7 +71,7 @@ def end_push(state: State) -> int:
     target = request.decode_replica
     state.replicas[target].n_requests += 1
     request.swapped = PUSHED
-    request.promoted_until_step = 0
+    request.promoted_steps = 0
     enqueue_in_order(state, target, slot)
     no_longer_expected(state, slot)
     change_role_if_empty(state, request.replica)

@@ -27,8 +27,6 @@ from pecgym.engine.state import (
     State,
 )
 
-_FIRST_OF_ALL = -1
-
 
 @rule
 def changes_with_time(order: int) -> bool:
@@ -50,11 +48,11 @@ def _size(state: State, slot: int, tokens: int) -> int:
 
 
 @rule
-def order_key(state: State, order: int, slot: int, emitted_since: int, step: int) -> int:
+def order_key(state: State, order: int, slot: int, emitted_since: int, steps_run: int) -> int:
     """The key by which a queue orders a request, apart from what depends on who else waits (`reorder`).
 
-    emitted_since: tokens that a decode has emitted beyond `emitted_tokens`. step: iterations that its replica has done,
-    or times that a global queue was looked at.
+    emitted_since: tokens that a decode has emitted beyond `emitted_tokens`. steps_run: iterations for which it has been
+    resident, 0 of one that waits.
     """
     if order in (ORDER_FCFS, ORDER_BINS):
         return 0
@@ -71,16 +69,18 @@ def order_key(state: State, order: int, slot: int, emitted_since: int, step: int
             return 0
         left = max(request.rank_tokens - request.emitted_tokens - emitted_since, 1)
         return _size(state, slot, left)
-    if order == ORDER_LTR and step < request.promoted_until_step:
-        return _FIRST_OF_ALL
-    return _size(state, slot, request.rank_tokens)
+    size = _size(state, slot, request.rank_tokens)
+    if order == ORDER_LTR and steps_run < request.promoted_steps:
+        return size - NEVER_PS
+    return size
 
 
 @separate_rule
 def reorder(state: State, root: int, order: int, n: int, step: int, places: int) -> int:
     """Gives the n requests of a queue their keys of this moment; returns the queue's new root.
 
-    step: as of `order_key`. places: requests that can be served at once by who takes from this queue.
+    step: iterations that its replica has done, or times that the global queues were looked at. places: requests that
+    can be served at once by who takes from this queue.
     """
     if order == ORDER_BINS:
         return _reorder_bins(state, root, places)
@@ -97,7 +97,7 @@ def reorder(state: State, root: int, order: int, n: int, step: int, places: int)
         if order == ORDER_TIE:
             key = _tie_key(state, slot, n, places)
         elif not starving:
-            key = order_key(state, order, slot, 0, step)
+            key = order_key(state, order, slot, 0, 0)
         root = queue_push(requests, root, slot, key, requests[slot].sequence)
     return root
 
@@ -121,21 +121,20 @@ def _oldest_starves(state: State, listed: int) -> bool:
         return True
     if settings.guard_permille == NONE:
         return False
-    return waited_ps > settings.guard_permille * service_ps(state, oldest, state.requests[oldest].rank_tokens) // 1000
+    alone_ps = service_ps(state, oldest, state.requests[oldest].rank_tokens)
+    return waited_ps * 1000.0 > settings.guard_permille * float(alone_ps)
 
 
 @rule
 def _promote_if_starving(state: State, slot: int, step: int) -> None:
-    """Who has waited for `starving_steps` goes before all others for `promoted_steps` (LTR, arXiv:2408.15792)."""
+    """Who has waited for `starving_steps` goes before the others until it has run for `promoted_steps` (LTR,
+    arXiv:2408.15792)."""
     settings = state.settings[0]
     request = state.requests[slot]
     if request.waits_from_step == NONE:
         request.waits_from_step = step
-    if step < request.promoted_until_step:
-        return
-    idle_since = max(request.waits_from_step, request.promoted_until_step)
-    if step - idle_since >= settings.starving_steps:
-        request.promoted_until_step = step + settings.promoted_steps
+    if request.promoted_steps == 0 and step - request.waits_from_step >= settings.starving_steps:
+        request.promoted_steps = settings.promoted_steps
 
 
 @rule
@@ -145,7 +144,8 @@ def _tie_key(state: State, slot: int, n: int, places: int) -> int:
     settings = state.settings[0]
     request = state.requests[slot]
     beta = min(max(settings.tie_weight_permille * n // places, settings.tie_least_permille), settings.tie_most_permille)
-    score = 1000 * _size(state, slot, request.rank_tokens) + beta * _size(state, slot, request.tail_tokens)
+    mean, tail = _size(state, slot, request.rank_tokens), _size(state, slot, request.tail_tokens)
+    score = 1000.0 * mean + beta * float(tail)
     return request.arrival_ps + int(settings.tie_unit_ps * math.log(score))
 
 

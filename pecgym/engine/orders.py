@@ -4,6 +4,7 @@ queue, and of the longs that wait."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -35,8 +36,8 @@ LONG_ORDERS = {
 } | _EVERYWHERE
 PREEMPTIVE_ORDERS = ("shortest", "shortest_remaining", "one_bit", "skip_predict", "ltr")
 """The orders in which a waiting request may displace a running one."""
-LENGTHS = ("true", "predicted")
-_MOST_PERMILLE = 2**40
+LENGTHS = ("exact", "predicted")
+_LONGEST_TOKENS = 2**24
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class OrderRules:
     """Which lengths the orders read, and the parameters of those that have some. docs/policies.md lists the orders.
 
     Attributes:
-        lengths: "true" output lengths, an oracle, or the "predicted" ones of the workload (workload.predictor), which
-            are known `prediction_s` after a request arrives: only then does it join a queue.
+        lengths: the "exact" output lengths, an oracle, or the "predicted" ones of the workload (workload.predictor),
+            which are known `prediction_s` after a request arrives: only then does it join a queue.
         guard_wait_s: ssjf: when who waits longest has waited for more than this, the order is that of arrival (SSJF,
             arXiv:2404.08509: 100 s); .inf: never.
         guard_services: or for more than so many times the time that it would take alone (10); .inf: never.
@@ -53,8 +54,8 @@ class OrderRules:
         displace_share: who has emitted more than this share of its length is displaced no more (TRAIL,
             arXiv:2410.01035: c = 0.8); .inf: anybody may be, .0: nobody that has its first token.
         starving_steps: ltr: who has waited for so many steps (a replica's iterations; the points in time at which a
-            global queue is looked at) goes before all others (vLLM-LTR: 200).
-        promoted_steps: ltr: for so many steps (10).
+            global queue is looked at) goes before the others (vLLM-LTR: 200),
+        promoted_steps: until it has run for so many iterations (10).
         tie_weight: tie: the tail counts tie_weight x waiting requests / batch slots (TIE, arXiv:2604.00499: 0.1),
         tie_least: but at least so much (0.1),
         tie_most: and at most so much (0.5).
@@ -64,7 +65,7 @@ class OrderRules:
             longer ones (multi-bin batching, arXiv:2412.04504; ours: the quartiles of SSJF's requests).
     """
 
-    lengths: str = "true"
+    lengths: str = "exact"
     guard_wait_s: float = 100.0
     guard_services: float = 10.0
     threshold_tokens: int = 141
@@ -128,32 +129,35 @@ class OrderRules:
             record[f"{key}_permille"] = permille(getattr(self, key))
         record.tie_unit_ps = self.tie_unit_ps
 
-    def columns(self, trace: Trace) -> tuple[Any, Any, Any]:
+    def columns(self, trace: Trace, orders: Sequence[str], long_order: str) -> tuple[Any, Any, Any]:
         """What orders may read of a trace, each int64[n]: the output lengths, the means of the worst tenth of what was
         predicted (the length itself if it is known), and the time that the prediction takes, picoseconds.
 
-        Raises EngineError for a trace without predictions where these are read.
+        orders, long_order: of the queues of shorts, and of longs. Who waits in order of arrival needs no prediction,
+        and does not wait for it; if nobody needs one, something else must read them, and all wait.
+        A prediction counts as 2^24 tokens at most, as no time overflows by it.
+        Raises EngineError for a trace without predictions where these are read, or without what an order reads.
         """
         none = np.zeros(len(trace), np.int64)
-        if self.lengths == "true":
+        if self.lengths == "exact":
             return trace.output_tokens, trace.output_tokens, none
         if trace.predicted_tokens is None:
             raise EngineError(
                 f"trace {trace.name!r} has no predicted output lengths, which the order reads: give "
-                "workload.predictor (docs/predictors.md), a column predicted_tokens, or order.lengths=true"
+                "workload.predictor (docs/predictors.md), a column predicted_tokens, or order.lengths=exact"
             )
         tails = trace.predicted_tail_tokens
+        if tails is None and "tie" in (*orders, long_order):
+            raise EngineError(
+                f"trace {trace.name!r} has no column predicted_tail_tokens, the mean of the worst tenth of what was "
+                "predicted, which the order tie reads: use a workload.predictor, or another order"
+            )
         takes = none if trace.prediction_s is None else seconds_to_ps(trace.prediction_s)
-        return trace.predicted_tokens, none if tails is None else tails, takes
-
-
-def check_tails(rules: OrderRules, orders: tuple[str, ...], trace: Trace) -> None:
-    """Raises EngineError where the order "tie" is to read a tail that was not predicted."""
-    if rules.lengths == "predicted" and "tie" in orders and trace.predicted_tail_tokens is None:
-        raise EngineError(
-            f"trace {trace.name!r} has no column predicted_tail_tokens, the mean of the worst tenth of what was "
-            "predicted, which the order tie reads: use a workload.predictor, or another order"
-        )
+        of_shorts, of_longs = any(order != "fcfs" for order in orders), long_order not in ("fcfs", "shortest")
+        if of_shorts or of_longs:
+            takes = np.where(trace.is_long, takes * of_longs, takes * of_shorts)
+        means = np.minimum(trace.predicted_tokens, _LONGEST_TOKENS)
+        return means, none if tails is None else np.minimum(tails, _LONGEST_TOKENS), takes
 
 
 def permille(share: float) -> int:

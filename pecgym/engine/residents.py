@@ -61,10 +61,16 @@ def enqueue(state: State, r: int, slot: int, key: int, sequence: int) -> None:
 def enqueue_in_order(state: State, r: int, slot: int) -> None:
     """Puts a request at its place in the order of the waiting queue of replica r."""
     order = state.settings[0].queue_order
-    key = order_key(state, order, slot, 0, state.replicas[r].iterations)
+    key = order_key(state, order, slot, 0, 0)
     enqueue(state, r, slot, key, state.requests[slot].sequence)
     if depends_on_others(order):
         reorder_queue(state, r)
+
+
+@rule
+def steps_run(replica: Any, request: Any) -> int:
+    """Iterations for which a request has been resident on a replica."""
+    return replica.iterations - request.runs_from_step
 
 
 @rule
@@ -198,6 +204,7 @@ def reserve(state: State, r: int, slot: int, tokens: int) -> None:
     replica = state.replicas[r]
     request = state.requests[slot]
     request.reserved_tokens = tokens
+    request.runs_from_step = replica.iterations
     replica.reserved_blocks += blocks_of(state.settings[0], tokens)
     replica.admissions += 1
     request.admission = replica.admissions
@@ -260,6 +267,7 @@ def evict(state: State, r: int, i: int) -> None:
     replica.reserved_blocks -= blocks_of(settings, request.reserved_tokens)
     replica.evictions += 1
     request.evictions += 1
+    request.promoted_steps = max(request.promoted_steps - steps_run(replica, request), 0)
     if settings.eviction == EVICT_SWAP:
         request.swapped = SWAPPED
         replica.swapped_tokens += request.computed_tokens

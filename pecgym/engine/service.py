@@ -28,6 +28,25 @@ def lone_decode_ps(state: State, iterations: int, context: int) -> int:
 
 
 @rule
+def lone_prefill_in_chunks_ps(state: State, prompt: int) -> int:
+    """The same in as many iterations as the prompt has chunks."""
+    settings = state.settings[0]
+    costs = state.costs[0]
+    if settings.chunk_tokens == 0:
+        return lone_prefill_ps(state, prompt)
+    most = min(settings.chunk_tokens, settings.max_batch_tokens)
+    time = 0
+    past = 0
+    while past < prompt:
+        chunk = min(most, prompt - past)
+        pairs = chunk * chunk + 2 * chunk * past
+        time += costs.prefill_base_ps + costs.prefill_seq_ps + past * costs.prefill_kv_ps + token_term_ps(state, chunk)
+        time += (pairs * costs.attention_ps_per_1024_pairs) >> 10
+        past += chunk
+    return time
+
+
+@rule
 def prefill_work_ps(state: State, strategy: int, shape: int, tokens: int) -> int:
     """Duration of a long prefill, between the knots of its table (GroupCosts.prefill_ps is the same in Python)."""
     step = state.settings[0].knot_tokens
@@ -68,4 +87,4 @@ def service_ps(state: State, slot: int, output_tokens: int) -> int:
     if request.is_long == 1:
         return _long_service_ps(state, request, output_tokens)
     prompt = request.input_tokens
-    return lone_prefill_ps(state, prompt) + lone_decode_ps(state, output_tokens - 1, prompt)
+    return lone_prefill_in_chunks_ps(state, prompt) + lone_decode_ps(state, output_tokens - 1, prompt)

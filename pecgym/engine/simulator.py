@@ -26,7 +26,7 @@ from pecgym.engine.entry import (
     compiled_users,
 )
 from pecgym.engine.long_rules import LongRules, Topology
-from pecgym.engine.orders import GLOBAL_ORDERS, OrderRules, check_tails
+from pecgym.engine.orders import GLOBAL_ORDERS, OrderRules
 from pecgym.engine.planned_batches import (
     FINE,
     MIXED,
@@ -186,7 +186,7 @@ class Simulator:
         state.settings[0].load = LOADS[load]
         state.settings[0].global_order = GLOBAL_ORDERS[global_order]
         self.order = order = order or OrderRules()
-        self._orders = (settings.queue_order, global_order, rules.long_order)
+        self._orders = (settings.queue_order, global_order), rules.long_order
         order.write(state.settings[0])
         if policy_stream is not None:
             state.cluster[0].random_state = policy_stream.integers(2**48)
@@ -571,8 +571,7 @@ class Simulator:
         rows.arrival_ps = seconds_to_ps(trace.arrival_s)
         rows.input_tokens = trace.input_tokens
         rows.output_tokens = trace.output_tokens
-        check_tails(self.order, self._orders, trace)
-        rows.rank_tokens, rows.tail_tokens, rows.prediction_ps = self.order.columns(trace)
+        rows.rank_tokens, rows.tail_tokens, rows.prediction_ps = self.order.columns(trace, *self._orders)
         rows.is_long = trace.is_long
         check_sizes(self, trace)
         if len(rows) and rows.arrival_ps[0] < self._last_arrival_ps:

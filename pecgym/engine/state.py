@@ -114,7 +114,8 @@ REQUEST = _layout(
     "evictions",
     "recomputed_tokens",
     "waits_from_step",  # ORDER_LTR: the step at which it was first seen to wait, NONE: not yet
-    "promoted_until_step",  # and before which it goes before all others
+    "promoted_steps",  # for how many steps of running it goes before the others
+    "runs_from_step",  # the step at which it became resident
     "key",  # queue order: smaller first, then smaller sequence
     "sequence",
     "child",  # links of the queue that it is in (queues.py)

@@ -113,6 +113,8 @@ class SavedPredictor:
 
     def predict(self, trace: Trace, seed: int) -> Predictions:
         manifest = self.manifest
+        if not len(trace):
+            return Predictions.of((), (), self.latency_s)  # scikit-learn has no answer to no rows
         model = model_of(manifest.kind, manifest.options, str(self.folder / MANIFEST))
         fitted = _load_model(self.folder / MODEL, manifest.model_sha256)
         return Learned(model, fitted, manifest.calibration).predictions(model.inputs(trace), self.latency_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from pecgym.workload.columns import FloatColumn, IntColumn, TextColumn
 from pecgym.workload.formats import PROMPTS, container, require_file
@@ -31,7 +32,8 @@ class Prompts:
     def slice(self, start: int, stop: int) -> Prompts:
         """Rows start..stop by index; shares memory."""
         columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        return Prompts(self.name, **{name: v if v is None else v[start:stop] for name, v in columns.items()})
+        part: dict[str, Any] = {key: None if v is None else v[start:stop] for key, v in columns.items()}
+        return Prompts(self.name, **part)
 
 
 def read_prompts(path: str | Path, *, on_empty: OnEmpty = "error") -> Prompts:

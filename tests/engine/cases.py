@@ -223,7 +223,7 @@ def order_rules(draw: Any, trace: Trace) -> tuple[OrderRules, Trace]:
     """Orders that read true lengths, or predictions that are somewhat wrong and may take some time; limits that are
     passed now and then."""
     rules = OrderRules(
-        lengths=draw(st.sampled_from(["true", "predicted"])),
+        lengths=draw(st.sampled_from(["exact", "predicted"])),
         guard_wait_s=draw(st.sampled_from([1e-10, 1e-8, 1e-6, math.inf])),
         guard_services=draw(st.sampled_from([0.0, 0.5, 3.0, 10.0, math.inf])),
         threshold_tokens=draw(st.sampled_from([0, 1, 5, 20])),
@@ -234,7 +234,7 @@ def order_rules(draw: Any, trace: Trace) -> tuple[OrderRules, Trace]:
         tie_decay_s=draw(st.sampled_from([1e-12, 1e-9, 1e-6])),
         bin_edges_tokens=draw(st.sampled_from([(), (1,), (5, 20), (2, 3, 8, 40)])),
     )
-    if rules.lengths == "true":
+    if rules.lengths == "exact":
         return rules, trace
     seed, most = draw(st.integers(0, 2**32 - 1)), draw(st.sampled_from([0, 50, 2000]))
     random = np.random.default_rng(seed)

@@ -28,6 +28,10 @@ def small(**changes: object) -> Trace:
 def full() -> Trace:
     return small(
         predicted_tokens=[1, 1, 2, 3, 5],
+        predicted_tail_tokens=[1, 2, 2, 9, 5],
+        prediction_s=[0, 1e-9, 0.1 + 0.2, 0.0078, 2],
+        prompt=["hi", 'say "a, b"', "two\nlines\r\nand a half", "日本語 ✓", " "],
+        predictor="mine",
         deadline_s=[np.nan, 0.1 + 0.2, 5, np.nan, 1e-9],
         is_long=[False, True, False, False, True],
         arrival_s=[0.1, 0.1 + 0.2, 1 / 3, np.nextafter(1, 2), 1e6 / 7],
@@ -54,6 +58,15 @@ def full() -> Trace:
         ({"output_tokens": [True] * 5}, ["output_tokens", "booleans"]),
         ({"output_tokens": [1, 2, 3, 4, None]}, ["output_tokens", "not numbers"]),
         ({"predicted_tokens": [1, 2, 0, 4, 5]}, ["predicted_tokens", "row 2"]),
+        ({"predicted_tail_tokens": [1, 2, 3, 4, 5]}, ["predicted_tail_tokens", "without predicted_tokens"]),
+        ({"predictor": "mine"}, ["predictor", "without predicted_tokens"]),
+        ({"predicted_tokens": [1] * 5, "predicted_tail_tokens": [1, 0, 3, 4, 5]}, ["predicted_tail_tokens", "row 1"]),
+        ({"predicted_tokens": [1] * 5, "prediction_s": [0, 1, -1e-9, 0, 0]}, ["prediction_s", "row 2", "0 or more"]),
+        ({"predicted_tokens": [1] * 5, "prediction_s": [0, np.nan, 0, 0, 0]}, ["prediction_s", "row 1", "nan"]),
+        ({"prompt": ["a", "b", "", "d", "e"]}, ["prompt", "row 2", "empty"]),
+        ({"prompt": ["a", 2, "c", "d", "e"]}, ["prompt", "row 1", "int, not text"]),
+        ({"prompt": ["a", "b", "c", "\ud800", "e"]}, ["prompt", "row 3", "surrogate"]),
+        ({"prompt": ["a", "b", "c", "d"]}, ["differ in length", "prompt 4"]),
         ({"deadline_s": [1, 2, 0, 4, 5]}, ["deadline_s", "row 2", "NaN"]),
         ({"deadline_s": [1, 2, np.inf, 4, 5]}, ["deadline_s", "row 2", "NaN"]),
         ({"is_long": [0, 1, 2, 0, 0]}, ["is_long", "row 2", "0 or 1"]),
@@ -85,7 +98,7 @@ def test_arrays_are_read_only_and_the_callers_stay_theirs() -> None:
 def test_pickle_keeps_everything() -> None:
     again = pickle.loads(pickle.dumps(full()))
     assert again.equals(full())
-    assert again.name == "small"
+    assert (again.name, again.predictor) == ("small", "mine")
     assert not again.arrival_s.flags.writeable
 
 
@@ -160,6 +173,29 @@ def test_merge_is_stable_and_fills_deadlines() -> None:
         Trace.merge(small(), small(predicted_tokens=[1] * 5, name="predicted"))
     with pytest.raises(TraceError, match="at least one"):
         Trace.merge()
+
+
+def test_merge_keeps_predictions_and_prompts_with_their_requests() -> None:
+    other = small(predicted_tokens=[9] * 5, predicted_tail_tokens=[9] * 5, prediction_s=[9] * 5, prompt=["nine"] * 5)
+    merged = Trace.merge(other, full())
+    nine = merged.predicted_tokens == 9
+    assert merged.prompt is not None
+    assert merged.prediction_s is not None
+    assert nine.tolist() == (merged.prompt == "nine").tolist() == (merged.prediction_s == 9).tolist()
+    assert merged.prompt[~nine].tolist() == full().prompt.tolist()  # type: ignore[union-attr]
+    assert merged.predictor == "mine"
+    assert Trace.merge(full(), full()).predictor == "mine"
+    with pytest.raises(TraceError, match=r"prompt.*'small' has none"):
+        Trace.merge(small(), small(prompt=["x"] * 5))
+
+
+def test_without_predictions() -> None:
+    bare = full().without_predictions()
+    assert (bare.predicted_tokens, bare.predicted_tail_tokens, bare.prediction_s, bare.predictor) == (None,) * 4
+    assert bare.prompt is not None
+    assert bare.equals(
+        small(arrival_s=bare.arrival_s, deadline_s=bare.deadline_s, is_long=bare.is_long, prompt=bare.prompt)
+    )
 
 
 def test_concatenate_refuses_to_go_back() -> None:
