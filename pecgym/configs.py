@@ -29,6 +29,7 @@ from pecgym.workload import (
 from pecgym.workload.chat import CHAT
 from pecgym.workload.generator import generator_names, is_generator_name
 from pecgym.workload.offline import OFFLINE
+from pecgym.workload.prompts import read_prompts
 
 LONG_CONTEXTS = {
     "none": (),
@@ -38,7 +39,7 @@ LONG_CONTEXTS = {
 }
 """The long-context rewrites, and which options each of them takes."""
 _DRAWN, _LISTED = ("requests", "input_range", "output_range"), ("input_tokens", "output_tokens")
-_OF_CHAT = ("requests", "rate_rps", "cv", "input_range")
+_OF_CHAT = ("requests", "rate_rps", "cv", "input_range", "prompts")
 _MADE = {OFFLINE: _DRAWN + _LISTED, CHAT: _OF_CHAT}
 """The workloads that are made of numbers alone, and their keys; there are two ways to say what an offline one is."""
 
@@ -123,7 +124,8 @@ class WorkloadConfig:
         requests: offline and chat: how many are drawn.
         rate_rps: chat: requests per second, unless they come as a burst.
         cv: chat: coefficient of variation of the gaps of gamma arrivals.
-        input_range: offline and chat: lowest and highest input length, tokens; of chat None: 6.
+        prompts: chat: a file of prompts whose last 20% give lengths and texts in place of the released ones.
+        input_range: offline and chat: lowest and highest input length, tokens; of chat None: as in `prompts`, else 6.
         output_range: offline: likewise of outputs.
         input_tokens: offline, in place of those three: the input length of each request.
         output_tokens: likewise of outputs.
@@ -147,6 +149,7 @@ class WorkloadConfig:
     requests: int | None = None
     rate_rps: float | None = None
     cv: float | None = None
+    prompts: str | None = None
     input_range: list[int] | None = None
     output_range: list[int] | None = None
     input_tokens: list[int] | None = None
@@ -170,6 +173,8 @@ class WorkloadConfig:
         """The file that holds the workload, None for an embedded one."""
         if self.path is not None:
             return Path(self.path)
+        if self.prompts is not None:
+            return Path(self.prompts)
         return cached_trace(self.name) if self.name in REGISTRY else None
 
     def check(self) -> None:
@@ -273,8 +278,9 @@ class WorkloadConfig:
 
     def _chat(self, seed: int) -> Trace:
         assert self.requests is not None
-        given: dict[str, Any] = {} if self.input_range is None else {"input_range": self.input_range}
-        return draw_chat(self.requests, self.arrivals or "poisson", self.rate_rps, self.cv, seed=seed, **given)
+        prompts = None if self.prompts is None else read_prompts(self.prompts)
+        kind = self.arrivals or "poisson"
+        return draw_chat(self.requests, kind, self.rate_rps, self.cv, self.input_range, seed, prompts)
 
     def label(self) -> str:
         """What tables call it."""

@@ -2,6 +2,7 @@
 
     python scripts/evaluate.py policies=[fifo,jsq_tokens] seeds=[0,1] workload.path=my_trace.csv out=results/mine
     python scripts/evaluate.py --config-name paper    # PecSched's tables, as docs/pecsched.md
+    python scripts/evaluate.py --config-name ssjf     # what length predictions buy, as docs/ssjf.md
 
 docs/evaluate.md lists the keys. A run that was interrupted continues where it stopped when it is started again.
 """
@@ -12,11 +13,12 @@ import re
 import shlex
 import signal
 import sys
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
+from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -37,6 +39,7 @@ from pecgym.evaluation import (
     evaluate,
 )
 from pecgym.evaluation.paper import PaperConfig, reproduce, write_page
+from pecgym.evaluation.ssjf import SsjfConfig, study
 
 SHORT_POLICIES = ("fifo", "round_robin", "random", "power_of_two", "jsq_requests", "jsq_tokens", "sjf", "srpt")
 LONG_POLICIES = (
@@ -82,6 +85,7 @@ class EvaluateConfig:
     report: bool = False
     trace: str | None = None
     paper: PaperConfig | None = None
+    ssjf: SsjfConfig | None = None
 
 
 store = ConfigStore.instance()
@@ -126,6 +130,9 @@ def main(config: EvaluateConfig) -> None:
     try:
         if values.paper is not None:
             _reproduce(plan, values, out, command, console)
+            return
+        if values.ssjf is not None:
+            _study(plan, values, out, command, console)
             return
         result = evaluate(
             plan,
@@ -178,16 +185,45 @@ def _default_policies(values: EvaluateConfig) -> tuple[str, ...]:
 def _reproduce(plan: EvaluationPlan, values: EvaluateConfig, out: Path, command: str, console: Console) -> None:
     """PecSched's tables."""
     assert values.paper is not None
-    unused = {"requests": values.requests, "record": values.record, "trace": values.trace is not None}
-    if any(unused.values()):
-        names = ", ".join(name for name, given in unused.items() if given)
-        raise PecGymError(f"{names}: the reproduction keeps the metrics of its runs only; leave them off")
+    _keeps_metrics_only(values)
     found = reproduce(
         plan, values.paper, out, workers=values.workers, fresh=values.fresh, report=values.report, command=command
     )
     write_page(found, Path(values.paper.page), command)
     files = ", ".join(map(str, [values.paper.page, *found.files]))
     console.print(f"written: {files}", highlight=False, soft_wrap=True)
+
+
+def _study(plan: EvaluationPlan, values: EvaluateConfig, out: Path, command: str, console: Console) -> None:
+    """What length predictions buy, as SSJF has it and elsewhere."""
+    assert values.ssjf is not None
+    _keeps_metrics_only(values)
+    if values.report:
+        raise PecGymError("report: the study writes its own page; leave it off")
+    try:
+        from pecgym.evaluation.ssjf.page import write_page
+    except ModuleNotFoundError as error:
+        raise PecGymError(f"{error}: pip install matplotlib (part of the extra 'calibrate')") from error
+    shipped: Any = OmegaConf.to_object(compose("ssjf"))
+    found = study(plan, values.ssjf, out, workers=values.workers, fresh=values.fresh)
+    is_shipped = _of_study(values) == _of_study(shipped)
+    files = write_page(found, *values.ssjf.places(out), command, is_shipped)
+    console.print(f"written: {', '.join(map(str, [*files, *found.files]))}", highlight=False, soft_wrap=True)
+
+
+def _of_study(values: EvaluateConfig) -> dict[str, Any]:
+    """What decides the study's numbers."""
+    assert values.ssjf is not None
+    places: dict[str, Any] = {"out": "", "workers": None, "fresh": False}
+    return asdict(replace(values, **places, ssjf=replace(values.ssjf, page=None, figures=None)))
+
+
+def _keeps_metrics_only(values: EvaluateConfig) -> None:
+    """Raises PecGymError for outputs that reproductions do not have."""
+    unused = {"requests": values.requests, "record": values.record, "trace": values.trace is not None}
+    if any(unused.values()):
+        names = ", ".join(name for name, given in unused.items() if given)
+        raise PecGymError(f"{names}: the reproduction keeps the metrics of its runs only; leave them off")
 
 
 def _fail(message: str) -> NoReturn:

@@ -76,11 +76,7 @@ def shortest_remaining_response_s(jobs: Jobs, rate_rps: float) -> float:
     """
     _load(jobs, rate_rps)
     at, _, index, before, upto = _by_prediction(jobs, rate_rps)
-    found_s2 = np.empty(at.size)
-    for k, y in enumerate(at):
-        left_s = jobs.service_s - np.maximum(jobs.predicted_s - y, 0)
-        found_s2[k] = jobs.share @ np.maximum(left_s, 0) ** 2
-    waits_s = rate_rps * found_s2 / 2 / ((1 - before) * (1 - upto))
+    waits_s = rate_rps * _square_ahead_s2(jobs, at, index) / 2 / ((1 - before) * (1 - upto))
     # Time in which the predicted remainder goes from u to 0: between two predictions the same jobs interrupt.
     knots_s = np.concatenate([[0.0], at])
     passed_s = np.concatenate([[0.0], np.cumsum(np.diff(knots_s) / (1 - before))])
@@ -92,6 +88,24 @@ def shortest_remaining_response_s(jobs: Jobs, rate_rps: float) -> float:
     stops_at_s = np.maximum(jobs.predicted_s - jobs.service_s, 0)
     stays_s = down_to_zero_s(jobs.predicted_s) - down_to_zero_s(stops_at_s) + late_s
     return float(jobs.share @ (waits_s[index] + stays_s))
+
+
+def _square_ahead_s2(jobs: Jobs, at: Any, index: Any) -> Any:
+    """Mean square of the part of a job that goes before one with a prediction y, for each prediction, float64[m]:
+    all of it if its own is at most y, else what is left of it when y is predicted to remain."""
+    # A job with a longer prediction t has service - t + y left then, if that is above 0. So it counts for every y from
+    # t - service up to t: of what begins below y all but what has ended by then.
+    begins_s = jobs.predicted_s - jobs.service_s
+    order = np.argsort(begins_s)
+    begun = np.searchsorted(begins_s[order], at, side="left")
+
+    def open_at(values: Any) -> Any:
+        upto = np.concatenate([[0.0], np.cumsum(values[order])])[begun]
+        return upto - np.cumsum(np.bincount(index, values, at.size))
+
+    whole = np.cumsum(np.bincount(index, jobs.share * jobs.service_s**2, at.size))
+    parts = [open_at(jobs.share * begins_s**power) for power in range(3)]
+    return whole + at**2 * parts[0] - 2 * at * parts[1] + parts[2]
 
 
 def _residual_s(jobs: Jobs, rate_rps: float) -> float:

@@ -34,6 +34,9 @@ _READS_RESULTS = (
     *("evaluation/infermax/figures.py", "evaluation/infermax/page", "evaluation/infermax/prose.yaml"),
     *("evaluation/optimum/figures.py", "evaluation/optimum/page", "evaluation/optimum/prose.yaml"),
     *("evaluation/optimum/gaps.py", "evaluation/optimum/tables.py"),
+    *("evaluation/ssjf/figures.py", "evaluation/ssjf/page", "evaluation/ssjf/prose.yaml"),
+    *("evaluation/ssjf/changes.py", "evaluation/ssjf/closed_forms.py", "evaluation/ssjf/targets"),
+    "analysis/queueing.py",
 )
 
 

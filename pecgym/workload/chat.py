@@ -1,6 +1,7 @@
 """SSJF's setting (arXiv:2404.08509): chat requests whose output lengths are those of LMSYS-Chat-1M.
 
 Arrivals and lengths come from streams of their own, so that two rates, or two kinds of arrivals, meet the same lengths.
+In place of the released lengths a file of prompts may give them, with the texts that a text predictor reads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pecgym.errors import TraceError
 from pecgym.random import random_stream
 from pecgym.workload.arrivals import gamma, poisson
 from pecgym.workload.columns import FloatColumn, IntColumn
+from pecgym.workload.prompts import Prompts
 from pecgym.workload.quantiles import QuantileTable
+from pecgym.workload.splits import split_rows
 from pecgym.workload.trace import Trace
 
 CHAT = "chat"
@@ -31,8 +34,9 @@ def draw_chat(
     arrivals: str = "poisson",
     rate_rps: float | None = None,
     cv: float | None = None,
-    input_range: Sequence[int] = (INPUT_TOKENS, INPUT_TOKENS),
+    input_range: Sequence[int] | None = None,
     seed: int = 0,
+    prompts: Prompts | None = None,
 ) -> Trace:
     """So many requests with output lengths by inverse CDF from the released quantiles, each by itself.
 
@@ -42,18 +46,44 @@ def draw_chat(
             "burst": all at time 0, without a rate.
         rate_rps: requests per second.
         cv: of gamma arrivals.
-        input_range: lowest and highest input length, tokens, uniform.
+        input_range: lowest and highest input length, tokens, uniform; None: what `prompts` says, else INPUT_TOKENS.
         seed: of all of it.
+        prompts: in place of drawn lengths: consecutive rows of the last 20% of these prompts, which predictors are not
+            trained on, from a random one on and round again.
 
     Raises TraceError for numbers that cannot be.
     """
     if requests < 1:
         raise TraceError(f"workload {CHAT}: requests={requests}; must be 1 or more")
-    if len(input_range) != 2 or not 1 <= input_range[0] <= input_range[1]:
-        raise TraceError(f"workload {CHAT}: input_range={list(input_range)}; give [lowest, highest], 1 or more")
-    inputs = random_stream(seed, f"{CHAT}/inputs").integers(input_range[0], input_range[1] + 1, requests)
-    outputs = output_table().draw(random_stream(seed, f"{CHAT}/outputs"), requests)
-    return Trace(arrival_times_s(requests, arrivals, rate_rps, cv, seed), inputs, outputs, name=CHAT)
+    arrival_s = arrival_times_s(requests, arrivals, rate_rps, cv, seed)
+    inputs = _inputs(requests, input_range, seed)
+    if prompts is None:
+        outputs = output_table().draw(random_stream(seed, f"{CHAT}/outputs"), requests)
+        return Trace(arrival_s, inputs, outputs, name=CHAT)
+    rows = _held_out(prompts, requests, seed)
+    if input_range is None and prompts.input_tokens is not None:
+        inputs = prompts.input_tokens[rows]
+    return Trace(
+        arrival_s, inputs, prompts.output_tokens[rows], name=f"{CHAT} of {prompts.name}", prompt=prompts.prompt[rows]
+    )
+
+
+def _inputs(requests: int, input_range: Sequence[int] | None, seed: int) -> IntColumn:
+    limits = (INPUT_TOKENS, INPUT_TOKENS) if input_range is None else input_range
+    if len(limits) != 2 or not 1 <= limits[0] <= limits[1]:
+        raise TraceError(f"workload {CHAT}: input_range={list(limits)}; give [lowest, highest], 1 or more")
+    return random_stream(seed, f"{CHAT}/inputs").integers(limits[0], limits[1] + 1, requests)
+
+
+def _held_out(prompts: Prompts, requests: int, seed: int) -> IntColumn:
+    """Which rows of the prompts a run gets, int64 [requests]."""
+    low, high = split_rows(len(prompts), "test")
+    if requests > high - low:
+        raise TraceError(
+            f"workload {CHAT}: requests={requests}; the held-out 20% of the prompts {prompts.name!r} are {high - low}"
+        )
+    start = random_stream(seed, f"{CHAT}/rows").integers(high - low)
+    return low + (start + np.arange(requests)) % (high - low)
 
 
 def arrival_times_s(requests: int, arrivals: str, rate_rps: float | None, cv: float | None, seed: int) -> FloatColumn:

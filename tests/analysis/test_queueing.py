@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,27 @@ def test_two_sizes_by_hand() -> None:
     short = 0.3 * (0.5 * 1 + 0.5 * 1) / 2 / (1 - load_of_short) + 1
     long = 0.3 * 8.5 / 2 / ((1 - load_of_short) * (1 - 0.75)) + 1 + 3 / (1 - load_of_short)
     assert shortest_remaining_response_s(jobs, rate_rps) == pytest.approx((short + long) / 2)
+
+
+def test_what_goes_before_a_job_is_what_a_plain_sum_says() -> None:
+    random = random_stream(3, "jobs")
+    service_s, share = random.exponential(1, 300), random.dirichlet(np.ones(300))
+    jobs = Jobs(service_s, np.round(service_s * random.lognormal(0, 1, 300), 1) + 0.1, share)
+    rate_rps = 0.8 / jobs.mean_s
+    total = 0.0
+    for mine, y, weight in zip(jobs.service_s, jobs.predicted_s, share, strict=True):
+        left_s = np.maximum(jobs.service_s - np.maximum(jobs.predicted_s - y, 0), 0)
+        below, upto = (
+            rate_rps * (share[of] @ jobs.service_s[of]) for of in (jobs.predicted_s < y, jobs.predicted_s <= y)
+        )
+        total += weight * rate_rps * (share @ left_s**2) / 2 / ((1 - below) * (1 - upto))
+        knots_s = np.unique(np.concatenate([[max(y - mine, 0), y], jobs.predicted_s[jobs.predicted_s < y]]))
+        for start_s, end_s in pairwise(knots_s):
+            if start_s >= y - mine:
+                smaller = jobs.predicted_s < (start_s + end_s) / 2
+                total += weight * (end_s - start_s) / (1 - rate_rps * (share[smaller] @ jobs.service_s[smaller]))
+        total += weight * max(mine - y, 0)
+    assert shortest_remaining_response_s(jobs, rate_rps) == pytest.approx(total, rel=1e-9)
 
 
 def test_what_has_no_mean_is_refused() -> None:

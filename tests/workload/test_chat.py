@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,35 @@ def test_a_configuration_gives_the_same() -> None:
     np.testing.assert_array_equal(ranged.output_tokens, draw_chat(50, "burst", seed=3).output_tokens)
     assert set(ranged.input_tokens) <= set(range(10, 21))
     assert set(WorkloadConfig(**BURST).load(3).input_tokens) == {6}
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    """100 prompts, of which the last 20 are held out."""
+    path = tmp_path / "mine.csv"
+    lines = [f"text {i},{i + 1},{2 * i + 3}" for i in range(100)]
+    path.write_text("\n".join(["prompt,output_tokens,input_tokens", *lines]) + "\n")
+    return path
+
+
+def test_prompts_give_lengths_and_texts_from_the_held_out_rows(prompts: Path) -> None:
+    config = WorkloadConfig(**{**CHAT, "requests": 15}, prompts=str(prompts))
+    starts = set()
+    for seed in range(6):
+        trace = config.load(seed)
+        rows = trace.output_tokens - 1
+        assert set(rows) <= set(range(80, 100))
+        np.testing.assert_array_equal(np.diff(rows) % 20, 1)
+        assert trace.prompt is not None
+        assert [str(text) for text in trace.prompt] == [f"text {row}" for row in rows]
+        np.testing.assert_array_equal(trace.input_tokens, 2 * rows + 3)
+        np.testing.assert_array_equal(trace.arrival_s, draw_chat(15, "poisson", 5.0, seed=seed).arrival_s)
+        starts.add(int(rows[0]))
+    assert len(starts) > 1
+    assert set(replace(config, input_range=[6, 6]).load(0).input_tokens) == {6}
+    assert config.file() == prompts
+    with pytest.raises(TraceError, match="held-out 20% of the prompts 'mine' are 20"):
+        replace(config, requests=21).load(0)
 
 
 @pytest.mark.parametrize(
