@@ -48,6 +48,7 @@ __all__ = [
     "group",
     "least_loaded",
     "least_loaded_of",
+    "length_of",
     "load_of",
     "n_replicas",
     "next_in_turn",
@@ -172,6 +173,13 @@ def can_start(state: State, r: int, slot: int) -> bool:
         return False
     reserved = reserved_now(state, r, steps_started(state, r)) + replica.waiting_blocks
     return reserved + blocks_to_admit(state, r, request) + settings.watermark_blocks <= settings.capacity_blocks
+
+
+@question
+def length_of(state: State, slot: int) -> int:
+    """The output length, in tokens, that rules may read of a request: with order.lengths=exact the true one, else the
+    predicted one."""
+    return state.requests[slot].rank_tokens
 
 
 @question
