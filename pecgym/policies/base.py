@@ -26,7 +26,8 @@ class PythonPolicy(Protocol):
     """A policy as an ordinary object: it is asked once per short, outside the compiled loop.
 
     It may have a method `start_long(decision)` too, which is asked about the first long (pecgym.policies.view.group);
-    without, longs start when enough replicas are free. Also `rules`, its LongRules, and `pool(decision)`, the number of
+    without, longs start when enough replicas are free. Also `rules`, its LongRules, `order`, its OrderRules, and
+    `reads_lengths`, as of Policy, and `pool(decision)`, the number of
     decode replicas. With `begin(cluster)` it gives the object that is asked in the runs of one cluster, for what it
     must know of that cluster, or remember.
     """
@@ -54,6 +55,7 @@ class Policy:
             "skip_predict" (pecgym.engine.orders).
         queue_order: order in each replica's queue, None: the engine's setting.
         order: which lengths these orders read, and their parameters.
+        reads_lengths: whether its functions read output lengths by themselves (pecgym.policies.view.length_of).
         preemptive: whether a waiting request displaces a running one with a larger key; None: the engine's setting.
         actor: an object with `act(decision)`, asked instead of `choose`; with `choose` too, it must have `start_long`
             or `pool`, and is asked about these.
@@ -74,6 +76,7 @@ class Policy:
     global_order: str = "fcfs"
     queue_order: str | None = None
     order: OrderRules = field(default_factory=OrderRules)
+    reads_lengths: bool = False
     preemptive: bool | None = None
     actor: PythonPolicy | None = None
     tail_s: float | None = None

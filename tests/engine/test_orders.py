@@ -140,6 +140,8 @@ def test_a_prediction_takes_its_time_and_only_those_who_need_it_wait_for_it() ->
     assert delays("fifo") == delays("sjf") == [0.0, 0.0]
     assert delays("spjf") == pytest.approx([0.25, 0.25])
     assert delays("pecsched{long_order:ssjf,lengths:predicted}") == [0.0, 0.0]
+    assert delays("fifo{lengths:predicted}") == [0.0, 0.0]
+    assert delays("fifo{lengths:predicted,backfill:true}") == pytest.approx([0.25, 0.25])
 
 
 def test_predictions_that_are_not_there_are_an_error_that_says_so() -> None:
