@@ -48,6 +48,7 @@ def targets_section(cases: Sequence[Found], link: str, is_shipped: bool) -> str:
             gains=_range(drains, MEASURES[1]),
             quarter=_range(drains, MEASURES[2]),
             full=_range(drains, MEASURES[3]),
+            meaning=say_if(is_shipped, "claims_meaning", **numbers),
         ),
         meaning=say_if(is_shipped, "targets_meaning", **numbers, **_apart(cases)),
     )
@@ -138,8 +139,18 @@ def policies_section(cases: Sequence[Found], is_shipped: bool) -> str:
         predictor=first.case.predictor,
         accuracy=_accuracy(cases),
         tables="\n\n".join(parts),
-        meaning=say_if(is_shipped, "policies_meaning"),
+        meaning=say_if(is_shipped, "policies_meaning", **_of_policies(cases)),
     )
+
+
+def _of_policies(cases: Sequence[Found]) -> dict[str, str]:
+    """Changes against FIFO for sentences, as batching_arrivals_policy: of the mean; `..._p99` and `..._ttft`."""
+    return {
+        f"{found.case.key.replace('-', '_')}_{policy}{suffix}": f"{change(found, policy, metric).value:+.0%}"
+        for found in cases
+        for policy in found.rows
+        for suffix, metric in (("", "jct_mean_s"), ("_p99", "jct_p99_s"), ("_ttft", "ttft_mean_s"))
+    }
 
 
 def _number(value: float) -> str:
