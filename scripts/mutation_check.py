@@ -26,7 +26,15 @@ from rich.table import Table
 REPOSITORY = Path(__file__).resolve().parent.parent
 TESTS = tuple(
     f"tests/engine/test_{name}.py"
-    for name in ("iteration_closed_form", "rules", "group_rules", "group_wakeups", "batch_decisions", "differential")
+    for name in (
+        "iteration_closed_form",
+        "rules",
+        "group_rules",
+        "group_wakeups",
+        "batch_decisions",
+        "orders",
+        "differential",
+    )
 )
 
 # Loaded before the tests: the same examples every time, and no search for a smaller one.

@@ -511,6 +511,7 @@ class NaiveCluster(Groups, Orders):
             self.wait_at(replica, request, -1, -self.evictions)
         else:
             self.wait_in_order(replica, request, request.sequence)
+        request.waits_from = replica.iterations  # it does not run in the batch that is being composed
 
     def resume(self, replica: Replica) -> None:
         request = replica.waiting.pop(0)

@@ -24,7 +24,7 @@ DISTANCES: tuple[tuple[str, str], ...] = (
 _OF_A_RUN = ("workload", "scenario", "seed", "split", "window")
 _LABELS = (
     *("policy", "model", "cluster", "engine", "profile", *_OF_A_RUN, "first_request", "arrival_scale"),
-    *("n_requests", "n_long", "notes"),
+    *("predictor", "n_requests", "n_long", "notes"),
 )
 
 

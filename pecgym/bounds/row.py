@@ -32,7 +32,7 @@ def bound_row(cluster: Cluster) -> dict[str, Any]:
     longest_context = int((trace.input_tokens + trace.output_tokens).max(initial=0))
     facts = cluster.facts(int(trace.input_tokens.max(initial=0)), longest_context)
     work = least_work(trace, cluster.n_replicas, cluster.profile, cluster.engine, cluster.group_costs)
-    row = dict(facts.labels) | {"policy": BOUND} | metric_bounds(trace, cluster.n_replicas, work)
+    row = dict(facts.labels) | {"policy": BOUND, "predictor": None} | metric_bounds(trace, cluster.n_replicas, work)
     gpu_s = row["makespan_s"] * facts.gpus
     busy_gpu_s, prefill_gpu_s = (
         float(each.sum()) / PS_PER_S * facts.gpus_per_replica for each in (work.work_ps, work.prefill_work_ps)

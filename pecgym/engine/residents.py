@@ -286,6 +286,7 @@ def evict(state: State, r: int, i: int) -> None:
         enqueue(state, r, slot, -1, -cluster.eviction_sequence)
     else:
         enqueue_in_order(state, r, slot)
+    request.waits_from_step = replica.iterations  # it does not run in the batch that is being composed
 
 
 @rule

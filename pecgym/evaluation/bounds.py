@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pecgym.analysis.distance import BOUND
 from pecgym.bounds import bound_row
-from pecgym.configs import WorkloadConfig
+from pecgym.configs import OrderConfig, WorkloadConfig
 from pecgym.evaluation.keys import digest_of, workload_identity
 from pecgym.evaluation.plan import EvaluationPlan
 
@@ -24,7 +24,8 @@ class BoundJob:
     def row(self) -> dict[str, Any]:
         """The bounds by the keys of a run's row (pecgym.bounds.bound_row), with the window among the labels."""
         part = self.plan.part(self.workload, self.seed, self.window)
-        cluster = part.experiment.with_trace(None, part.trace, self.seed, part.scale)
+        experiment = replace(part.experiment, order=OrderConfig())
+        cluster = experiment.with_trace(None, part.trace, self.seed, part.scale)
         return bound_row(cluster) | {
             "split": self.plan.split,
             "window": self.window,

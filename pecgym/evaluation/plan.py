@@ -127,7 +127,8 @@ class EvaluationPlan:
             raise SpecError(f"seeds={list(self.seeds)}: must be 0 or more")
         if self.until_s is not None and not 0 < self.until_s <= HORIZON_S:
             raise SpecError(f"until_s={self.until_s}: must be above 0, at most {HORIZON_S:.0f}")
-        one_request = Trace(np.zeros(1), np.ones(1, np.int64), np.ones(1, np.int64))
+        one = np.ones(1, np.int64)
+        one_request = Trace(np.zeros(1), one, one, predicted_tokens=one, predicted_tail_tokens=one)
         cluster = self.experiment(self.workload).with_trace(policies[0], one_request, 0)
         for policy in policies:
             policy.rules_with(cluster.profile.tp, **self.long.changes())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pecgym.errors import SpecError
-from pecgym.evaluation import EvaluationPlan, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.evaluation import EvaluationPlan, LongConfig, OrderConfig, ScenarioConfig, WorkloadConfig, evaluate
 from pecgym.workload import rewrite_long
 
 SMALL = WorkloadConfig(name="azure2023_code", duration_s=300.0)
@@ -67,3 +68,15 @@ def test_rules_for_longs_reach_every_policy_and_the_runs_key() -> None:
         assert rules.sp_strategy == before.make().rules.sp_strategy
         assert before.key() != after.key()
     assert replace(plan, long=LongConfig(sp_degree=3)).jobs()[0].make().rules.sp_degree == 3
+
+
+def test_policies_that_read_predictions_are_evaluated_beside_their_bounds(tmp_path: Path) -> None:
+    small = replace(SMALL, predictor="lognormal{sigma:0.5}")
+    plan = EvaluationPlan(("spjf", "srpt"), workload=small)
+    everywhere = replace(plan, order=OrderConfig(lengths="predicted"))
+    assert [job.make().order.lengths for job in plan.jobs()] == ["predicted", "exact"]
+    assert [job.make().order.lengths for job in everywhere.jobs()] == ["predicted", "predicted"]
+    found = evaluate(everywhere, tmp_path, workers=1)
+    assert [row["predictor"] for row in found.rows] == [small.predictor, small.predictor]
+    assert [row["predictor"] for row in found.bounds] == [None]
+    assert (tmp_path / "distances.csv").is_file()
