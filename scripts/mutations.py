@@ -313,15 +313,15 @@ MUTATIONS = (
         "    return False\n",
     ),
     Mutation(
-        "promotion-used-up-by-waiting",
+        "promotion-used-up-at-once",
         "residents.py",
-        "    request.runs_from_step = replica.iterations\n",
-        "    request.runs_from_step = 0\n",
+        "    request.promoted_steps = max(request.promoted_steps - decoded, 0)\n",
+        "    request.promoted_steps = 0\n",
     ),
     Mutation(
         "promotion-never-used-up",
         "residents.py",
-        "    request.promoted_steps = max(request.promoted_steps - steps_run(replica, request), 0)\n",
+        "    request.promoted_steps = max(request.promoted_steps - decoded, 0)\n",
         "",
     ),
     Mutation(

@@ -442,7 +442,7 @@ class NaiveCluster(Groups, Orders):
 
     def set_aside(self, replica: Replica, request: Request, tokens: int) -> None:
         replica.admissions += 1
-        request.reserved, request.admission, request.runs_from = tokens, replica.admissions, replica.iterations
+        request.reserved, request.admission = tokens, replica.admissions
 
     def compose_planned(self, replica: Replica, evicted: list[Request], tokens: dict[Request, int]) -> None:
         """A whole batch from outside. Every resident is an incomplete prompt; one that decodes lacks one token. Who has
@@ -486,18 +486,17 @@ class NaiveCluster(Groups, Orders):
             return
         head = replica.waiting[0]
         kept = Replica(replica.index)
-        kept.decodes = [q for q in replica.decodes if self.stays(replica, q, head)]
-        kept.prefills = [q for q in replica.prefills if self.stays(replica, q, head)]
+        kept.decodes = [q for q in replica.decodes if self.stays(q, head)]
+        kept.prefills = [q for q in replica.prefills if self.stays(q, head)]
         kept.finished, kept.pushing, kept.group = replica.finished, replica.pushing, replica.group
         if not self.fits(kept, head, 1):
             return
         while not self.fits(replica, head, 1):
-            leaves = [q for q in replica.residents if not self.stays(replica, q, head)]
-            self.evict(replica, max(leaves, key=lambda q: (self.key_of_resident(replica, q), q.admission)))
+            leaves = [q for q in replica.residents if not self.stays(q, head)]
+            self.evict(replica, max(leaves, key=lambda q: (self.order_key(q, self.settings.queue_order), q.admission)))
 
     def evict(self, replica: Replica, request: Request) -> None:
         request.evictions += 1
-        request.promoted = max(request.promoted - self.steps_run(replica, request), 0)
         (replica.decodes if request in replica.decodes else replica.prefills).remove(request)
         if self.settings.eviction == "swap":
             request.swapped = True
@@ -569,12 +568,14 @@ class NaiveCluster(Groups, Orders):
             for request in list(replica.decodes):
                 request.computed += 1
                 request.emitted += 1
+                request.promoted = max(request.promoted - 1, 0)
                 if request.emitted == request.leave_at:
                     replica.decodes.remove(request)
                     self.finish(replica, request)
         for request, chunk in replica.chunks.items():
             self.changed = True
             request.computed += chunk
+            request.promoted = max(request.promoted - 1, 0)
             if request.computed < request.prompt:
                 continue
             request.emitted += 1

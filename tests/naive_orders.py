@@ -27,12 +27,12 @@ class Orders:
         columns: tuple[Any, Any, Any] = self.order.columns(trace, readers)
         return columns
 
-    def order_key(self: Any, request: Any, order: str, steps_run: int = 0) -> int:
-        """The key, apart from what depends on who else waits. steps_run: iterations for which it was resident."""
+    def order_key(self: Any, request: Any, order: str) -> int:
+        """The key, apart from what depends on who else waits."""
         size = request.rank if not request.is_long else self.service(request, request.rank)
         left = max(request.rank - request.emitted, 0)
         is_short = request.rank <= self.order.threshold_tokens
-        first = 2**62 * (steps_run < request.promoted)
+        first = 2**62 * (request.promoted > 0)
         return int(
             {
                 "fcfs": lambda: 0,
@@ -118,10 +118,6 @@ class Orders:
         if not request.promoted and step - request.waits_from >= self.order.starving_steps:
             request.promoted = self.order.promoted_steps
 
-    def steps_run(self: Any, replica: Any, request: Any) -> int:
-        """Iterations for which a request has been resident on a replica."""
-        return int(replica.iterations - request.runs_from)
-
     def tie_key(self: Any, request: Any, waiting: int, places: int) -> int:
         """TIE: least (E + beta CVaR) x decay^(wait / decay_s), beta = clip(weight x waiting / places, least, most). Its
         logarithm, as a time: s x decay^(-arrival / decay_s) has the same order at every moment."""
@@ -147,11 +143,7 @@ class Orders:
 
     # -- who may be displaced ---------------------------------------------------------------------------------------
 
-    def key_of_resident(self: Any, replica: Any, request: Any) -> int:
-        key: int = self.order_key(request, self.settings.queue_order, self.steps_run(replica, request))
-        return key
-
-    def stays(self: Any, replica: Any, request: Any, head: Any) -> bool:
+    def stays(self: Any, request: Any, head: Any) -> bool:
         """Whether a resident keeps its place against the head of the queue: its key is not larger, or it has emitted
         more than `displace_share` of its length. Where who starves is promoted, a prompt that was begun is finished:
         else two that start anew each time could displace each other for ever."""
@@ -159,4 +151,4 @@ class Orders:
             return True
         share = self.order.displace_share
         is_past = share < math.inf and 1000 * request.emitted > round(1000 * share) * request.rank
-        return self.key_of_resident(replica, request) <= head.key[0] or is_past
+        return is_past or bool(self.order_key(request, self.settings.queue_order) <= head.key[0])

@@ -41,8 +41,7 @@ class Request:
     evictions: int = 0
     recomputed: int = 0
     waits_from: int | None = None  # order ltr: the step at which it was first seen to wait here
-    promoted: int = 0  # for how many steps of running it goes before the others
-    runs_from: int = 0  # the step at which it became resident
+    promoted: int = 0  # for how many iterations of its own it goes before the others
     key: tuple[int, int] = (0, 0)  # place in the queue that it is in
     sequence: int = 0
 

@@ -125,12 +125,12 @@ def _join_global_queue(state: State, slot: int) -> None:
     request = state.requests[slot]
     cluster.changed = 1
     if request.is_long == 1:
-        key = order_key(state, settings.long_order, slot, 0, 0)
+        key = order_key(state, settings.long_order, slot, 0)
         cluster.longs = queue_push(state.requests, cluster.longs, slot, key, request.sequence)
         cluster.n_longs += 1
         cluster.longs_version += 1
     else:
-        key = order_key(state, settings.global_order, slot, 0, 0)
+        key = order_key(state, settings.global_order, slot, 0)
         cluster.queue = queue_push(state.requests, cluster.queue, slot, key, request.sequence)
         cluster.n_queued += 1
 

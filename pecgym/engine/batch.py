@@ -36,7 +36,6 @@ from pecgym.engine.residents import (
     reorder_queue,
     reserve,
     resume,
-    steps_run,
 )
 from pecgym.engine.roles import change_role_if_empty, no_longer_expected
 from pecgym.engine.state import (
@@ -286,7 +285,7 @@ def _stays(state: State, r: int, slot: int, key: int) -> bool:
     if settings.queue_order == ORDER_LTR and request.decoding == 0:
         return True
     emitted_since = steps_since_join(replica, request)
-    if order_key(state, settings.queue_order, slot, emitted_since, steps_run(replica, request)) <= key:
+    if order_key(state, settings.queue_order, slot, emitted_since) <= key:
         return True
     emitted = request.emitted_tokens + emitted_since
     return settings.displace_permille != NONE and 1000 * emitted > settings.displace_permille * request.rank_tokens
@@ -343,7 +342,7 @@ def _displace(state: State, r: int) -> None:
                 continue
             request = state.requests[slot]
             emitted_since = steps_since_join(replica, request)
-            key = order_key(state, settings.queue_order, slot, emitted_since, steps_run(replica, request))
+            key = order_key(state, settings.queue_order, slot, emitted_since)
             if key > worst_key or (worst != NONE and key == worst_key and request.admission > worst_admission):
                 worst = i
                 worst_key = key
@@ -486,6 +485,7 @@ def _end_prefills(state: State, r: int) -> None:
         if chunk > 0:
             request.chunk_tokens = 0
             request.computed_tokens += chunk
+            request.promoted_steps = max(request.promoted_steps - 1, 0)
             if request.decoding == 0:
                 replica.queued_tokens -= chunk
             note_load(state, r)

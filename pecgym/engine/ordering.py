@@ -48,11 +48,10 @@ def _size(state: State, slot: int, tokens: int) -> int:
 
 
 @rule
-def order_key(state: State, order: int, slot: int, emitted_since: int, steps_run: int) -> int:
+def order_key(state: State, order: int, slot: int, emitted_since: int) -> int:
     """The key by which a queue orders a request, apart from what depends on who else waits (`reorder`).
 
-    emitted_since: tokens that a decode has emitted beyond `emitted_tokens`. steps_run: iterations for which it has been
-    resident, 0 of one that waits.
+    emitted_since: tokens that a decode has emitted beyond `emitted_tokens`, one in each iteration.
     """
     if order in (ORDER_FCFS, ORDER_BINS):
         return 0
@@ -70,7 +69,7 @@ def order_key(state: State, order: int, slot: int, emitted_since: int, steps_run
         left = max(request.rank_tokens - request.emitted_tokens - emitted_since, 1)
         return _size(state, slot, left)
     size = _size(state, slot, request.rank_tokens)
-    if order == ORDER_LTR and steps_run < request.promoted_steps:
+    if order == ORDER_LTR and emitted_since < request.promoted_steps:
         return size - NEVER_PS
     return size
 
@@ -97,7 +96,7 @@ def reorder(state: State, root: int, order: int, n: int, step: int, places: int)
         if order == ORDER_TIE:
             key = _tie_key(state, slot, n, places)
         elif not starving:
-            key = order_key(state, order, slot, 0, 0)
+            key = order_key(state, order, slot, 0)
         root = queue_push(requests, root, slot, key, requests[slot].sequence)
     return root
 

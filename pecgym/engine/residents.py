@@ -61,16 +61,10 @@ def enqueue(state: State, r: int, slot: int, key: int, sequence: int) -> None:
 def enqueue_in_order(state: State, r: int, slot: int) -> None:
     """Puts a request at its place in the order of the waiting queue of replica r."""
     order = state.settings[0].queue_order
-    key = order_key(state, order, slot, 0, 0)
+    key = order_key(state, order, slot, 0)
     enqueue(state, r, slot, key, state.requests[slot].sequence)
     if depends_on_others(order):
         reorder_queue(state, r)
-
-
-@rule
-def steps_run(replica: Any, request: Any) -> int:
-    """Iterations for which a request has been resident on a replica."""
-    return replica.iterations - request.runs_from_step
 
 
 @rule
@@ -163,6 +157,7 @@ def leave_decodes(state: State, r: int, i: int) -> int:
     decoded = steps_since_join(replica, request)
     request.emitted_tokens += decoded
     request.computed_tokens += decoded
+    request.promoted_steps = max(request.promoted_steps - decoded, 0)
     computed = request.computed_tokens
     request.join_step = replica.decode_steps
     last = replica.n_decodes - 1
@@ -204,7 +199,6 @@ def reserve(state: State, r: int, slot: int, tokens: int) -> None:
     replica = state.replicas[r]
     request = state.requests[slot]
     request.reserved_tokens = tokens
-    request.runs_from_step = replica.iterations
     replica.reserved_blocks += blocks_of(state.settings[0], tokens)
     replica.admissions += 1
     request.admission = replica.admissions
@@ -267,7 +261,6 @@ def evict(state: State, r: int, i: int) -> None:
     replica.reserved_blocks -= blocks_of(settings, request.reserved_tokens)
     replica.evictions += 1
     request.evictions += 1
-    request.promoted_steps = max(request.promoted_steps - steps_run(replica, request), 0)
     if settings.eviction == EVICT_SWAP:
         request.swapped = SWAPPED
         replica.swapped_tokens += request.computed_tokens

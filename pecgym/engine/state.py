@@ -114,8 +114,7 @@ REQUEST = _layout(
     "evictions",
     "recomputed_tokens",
     "waits_from_step",  # ORDER_LTR: the step at which it was first seen to wait, NONE: not yet
-    "promoted_steps",  # for how many steps of running it goes before the others
-    "runs_from_step",  # the step at which it became resident
+    "promoted_steps",  # for how many iterations of its own it goes before the others; of a decode, at `join_step`
     "key",  # queue order: smaller first, then smaller sequence
     "sequence",
     "child",  # links of the queue that it is in (queues.py)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pecgym import make_cluster
+from pecgym.analysis import RequestLog
 from pecgym.engine import load_engine
 from pecgym.engine.orders import OrderRules
 from pecgym.errors import EngineError, SpecError
@@ -29,17 +30,21 @@ def trace_of(*jobs: tuple[float, int, int], tail: int | None = None, takes_s: fl
     )
 
 
-def started(policy: str, trace: Trace, engine: str = "one_at_a_time", **changes: Any) -> list[int]:
-    """The rows in the order in which they start."""
-    cluster = make_cluster(
+def serve(policy: str, trace: Trace, engine: str = "one_at_a_time", **changes: Any) -> RequestLog:
+    return make_cluster(
         cluster="a100_x1",
         model="llama-3.1-8b",
         profile="ssjf-linear",
         policy=policy,
         workload=trace,
         engine=load_engine(engine, **changes),
-    )
-    return [int(row) for row in np.argsort(cluster.run().ps["start"], kind="stable")]
+    ).run()
+
+
+def started(policy: str, trace: Trace, engine: str = "one_at_a_time", **changes: Any) -> list[int]:
+    """The rows in the order in which they start."""
+    log = serve(policy, trace, engine, **changes)
+    return [int(row) for row in np.argsort(log.ps["start"], kind="stable")]
 
 
 # A server that is busy for 1.1 s, then four jobs; by predicted length their order is 3, 2, 1, 4.
@@ -111,14 +116,7 @@ def test_who_starves_is_promoted_and_finishes_its_prompt() -> None:
     patient = started("ltr{starving_steps:1000000}", trace)
     eager = started("ltr{starving_steps:20}", trace)
     assert patient[0] == eager[0] == 0
-    log = make_cluster(
-        cluster="a100_x1",
-        model="llama-3.1-8b",
-        profile="ssjf-linear",
-        policy="ltr{starving_steps:1,promoted_steps:1}",
-        workload=trace,
-        engine=load_engine("one_at_a_time"),
-    ).run()
+    log = serve("ltr{starving_steps:1,promoted_steps:1}", trace)
     assert np.all(log.ps["finish"] > 0)  # with prompts that can be lost this never ended
 
 
@@ -126,15 +124,7 @@ def test_a_prediction_takes_its_time_and_only_those_who_need_it_wait_for_it() ->
     trace = trace_of((0.0, 5, 5), (10.0, 5, 5), takes_s=0.25)
 
     def delays(policy: str) -> list[float]:
-        cluster = make_cluster(
-            cluster="a100_x1",
-            model="llama-3.1-8b",
-            profile="ssjf-linear",
-            policy=policy,
-            workload=trace,
-            engine=load_engine("one_at_a_time"),
-        )
-        log = cluster.run()
+        log = serve(policy, trace)
         return [float(each) for each in log.seconds("start") - log.seconds("arrival")]
 
     assert delays("fifo") == delays("sjf") == [0.0, 0.0]
