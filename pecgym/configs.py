@@ -110,7 +110,8 @@ class WorkloadConfig:
         start_s: only the requests that arrive from here on, seconds.
         stop_s: and before this time.
         speedup: factor on the arrival rate, by shrinking time.
-        on_empty: file: what to do with rows of zero tokens, "error", "one" or "drop" (docs/workloads.md).
+        on_empty: file, also of prompts: what to do with rows of zero tokens, "error", "one" or "drop"
+            (docs/workloads.md).
         sort: file: whether to sort rows that are out of order, in place of an error.
         long_context: which inputs become long (docs/workloads.md), under the run's seed and before the window is cut
             out: "none", "paper", "linear" or "rank"; None: "paper" in the scenario paper, else "none".
@@ -188,7 +189,9 @@ class WorkloadConfig:
             )
         if self.path is not None and not Path(self.path).exists():
             raise SpecError(f"workload {self.path}: no such file; embedded workloads: {', '.join(generator_names())}")
-        if (embedded or self._made) and (self.on_empty is not None or self.sort):
+        if self.prompts is not None and not Path(self.prompts).exists():
+            raise SpecError(f"workload.prompts={self.prompts}: no such file")
+        if (embedded or self._made) and (self.sort or (self.on_empty is not None and self.prompts is None)):
             raise SpecError("workload.on_empty and .sort are for files; an embedded workload needs neither")
         arrivals = None if self._made == CHAT else self.arrivals
         if not embedded and (self.duration_s is not None or arrivals is not None):
@@ -247,8 +250,7 @@ class WorkloadConfig:
         elif self._made:
             trace = self._offline(seed) if self._made == OFFLINE else self._chat(seed)
         else:
-            options: dict[str, Any] = {} if self.on_empty is None else {"on_empty": self.on_empty}
-            options |= {"sort": True} if self.sort else {}
+            options = self._of_rows | ({"sort": True} if self.sort else {})
             trace = load_trace(self.name if self.path is None else Path(self.path), **options)
         chosen = self.long_context or "none"
         if chosen != "none":
@@ -268,6 +270,11 @@ class WorkloadConfig:
             raise SpecError(f"workload {trace.name!r}: no request arrives in the chosen window")
         return trace
 
+    @property
+    def _of_rows(self) -> dict[str, Any]:
+        """What readers of files are told."""
+        return {} if self.on_empty is None else {"on_empty": self.on_empty}
+
     def _offline(self, seed: int) -> Trace:
         if self.input_tokens is not None and self.output_tokens is not None:
             return offline(self.input_tokens, self.output_tokens)
@@ -278,7 +285,7 @@ class WorkloadConfig:
 
     def _chat(self, seed: int) -> Trace:
         assert self.requests is not None
-        prompts = None if self.prompts is None else read_prompts(self.prompts)
+        prompts = None if self.prompts is None else read_prompts(self.prompts, **self._of_rows)
         kind = self.arrivals or "poisson"
         return draw_chat(self.requests, kind, self.rate_rps, self.cv, self.input_range, seed, prompts)
 

@@ -69,6 +69,10 @@ class TrainPredictorConfig:
             raise SpecError(f"kind={self.kind!r}: choose one of {', '.join(MODELS)}")
         if self.data is not None and self.kind == "trace":
             raise SpecError(f"data={self.data} is of kind=text; a trace is given as workload.path={self.data}")
+        if self.data is not None and self.workload != WorkloadConfig():
+            raise SpecError(f"data={self.data} takes the place of a workload; leave workload out, or data")
+        if self.data is None and self.on_empty != "error":
+            raise SpecError(f"on_empty={self.on_empty}: of data; of a trace file it is workload.on_empty")
         if self.workload.predictor is not None:
             raise SpecError(
                 "workload.predictor: what is to be predicted is learned from the true lengths; leave it out"

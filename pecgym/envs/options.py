@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from pecgym.configs import EngineConfig, LongConfig, ScenarioConfig, WorkloadConfig
+from pecgym.configs import EngineConfig, LongConfig, OrderConfig, ScenarioConfig, WorkloadConfig
 from pecgym.envs.config import EpisodeConfig, RewardConfig
 
 
@@ -47,6 +47,7 @@ class EnvironmentConfig:
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
     scenario: ScenarioConfig = field(default_factory=ScenarioConfig)
     long: LongConfig = field(default_factory=LongConfig)
+    order: OrderConfig = field(default_factory=OrderConfig)
     episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     profile: str | None = None
@@ -54,7 +55,7 @@ class EnvironmentConfig:
 
     def keywords(self) -> dict[str, Any]:
         """Keyword arguments for `gym.make(env.id, ...)`."""
-        groups = ("engine", "workload", "scenario", "long", "episode", "reward")
+        groups = ("engine", "workload", "scenario", "long", "order", "episode", "reward")
         chosen: dict[str, Any] = {name: dict(vars(getattr(self, name))) for name in groups}
         chosen |= {"model": self.model.name, "cluster": self.cluster.name, "profile": self.profile, "tp": self.tp}
         options = {f.name: getattr(self.env, f.name) for f in fields(self.env) if f.name != "id"}

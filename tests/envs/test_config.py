@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pecgym.envs.config import EpisodeConfig, RewardConfig
+from pecgym.envs.config import EnvConfig, EpisodeConfig, RewardConfig, env_config
+from pecgym.envs.options import EnvironmentConfig, EnvOptions
 from pecgym.errors import PecGymError, SpecError
 from pecgym.workload.splits import SPLITS
 from tests.envs.worlds import as_reference, make_env, make_vector, make_world, play, waiting
@@ -21,6 +23,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"workload": {"wrong": 1}}, r"unknown key 'workload.wrong'"),
     ({"scenario": {"wrong": 1}}, r"unknown key 'scenario.wrong'"),
     ({"long": {"wrong": 1}}, r"unknown key 'long.wrong'"),
+    ({"order": {"wrong": 1}}, r"unknown key 'order.wrong'"),
     ({"episode": {"requests": "ten"}}, r"'episode.requests'"),
     ({"n_longs": "8"}, r"'n_longs'.*number"),
     ({"episode": {"requests": 0}}, r"episode.requests=0: must be above 0, or None"),
@@ -66,6 +69,14 @@ def test_a_wrong_setting_is_refused(change: dict[str, Any], message: str, tmp_pa
         settings[key] = {**base, **value} if isinstance(base, dict) and isinstance(value, dict) else value
     with pytest.raises(PecGymError, match=message):
         make_env(**settings)
+
+
+def test_scripts_have_a_key_for_every_setting() -> None:
+    whole = EnvironmentConfig()
+    whole.model.name, whole.cluster.name, whole.order.lengths = "llama-3.1-8b", "p4de_x4", "predicted"
+    options = {f.name for f in fields(EnvOptions)} - {"id"}
+    assert {f.name for f in fields(EnvConfig)} == {*whole.keywords()} | options
+    assert env_config({}, **whole.keywords()).order.lengths == "predicted"
 
 
 def test_objects_names_and_mappings_mean_the_same(tmp_path: Path) -> None:

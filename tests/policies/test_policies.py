@@ -12,6 +12,7 @@ from pecgym import WAIT, EngineSettings, Policy, make_cluster
 from pecgym.engine import Simulator
 from pecgym.errors import EngineError, SpecError
 from pecgym.policies import load_policy, policy_names
+from pecgym.predictors import load_predictor, with_predictions
 from pecgym.workload import Trace
 from tests.engine.cases import make_profile
 
@@ -125,16 +126,23 @@ def test_srpt_asks_for_preemption_by_what_remains() -> None:
 @pytest.mark.parametrize("name", policy_names())
 @pytest.mark.parametrize("engine", ["vllm", "sarathi", "static"])
 def test_every_policy_serves_everybody(name: str, engine: str) -> None:
-    if (name, engine) == ("srpt", "static"):
-        with pytest.raises(SpecError, match="nobody is displaced from a static batch"):
-            make_cluster(policy=name, workload=Trace([0.0], [1], [1]), engine=engine)
-        return
-    if engine == "static" and load_policy(name).rules.decode_replicas:
-        with pytest.raises(EngineError, match=r"static batches are not disaggregated.*long\.decode_replicas=0"):
-            make_cluster(policy=name, workload=Trace([0.0], [1], [1]), engine=engine)
-        return
-    n = 300
+    n, policy = 300, load_policy(name)
     trace = Trace(np.arange(n) * 0.01, 1 + np.arange(n) * 37 % 2000, 1 + np.arange(n) * 11 % 90)
+    trace = with_predictions(trace, load_predictor("ssjf_proxy"), seed=0)
+    refused = {
+        "nobody is displaced from a static batch": engine == "static" and policy.preemptive,
+        r"static batches are not disaggregated.*long\.decode_replicas=0": (
+            engine == "static" and policy.rules.decode_replicas
+        ),
+        "queue_order=bins makes batches out of bins: batching=static": (
+            engine != "static" and policy.queue_order == "bins"
+        ),
+    }
+    for message, holds in refused.items():
+        if holds:
+            with pytest.raises((SpecError, EngineError), match=message):
+                make_cluster(policy=name, workload=trace, engine=engine)
+            return
     log = make_cluster(policy=name, workload=trace, engine=engine).run()
     assert np.all(log.ps["finish"] > 0)
     assert log.facts.labels["policy"] == name

@@ -68,6 +68,8 @@ def test_from_a_trace(tmp_path: Path) -> None:
         (["kind=sound"], ["kind='sound'", "trace, text"]),
         (["text.encoder=length"], ["text.*", "kind=trace"]),
         (["workload.predictor=oracle"], ["workload.predictor", "leave it out"]),
+        (["data=mine.csv", "workload=azure2023_code"], ["data=mine.csv", "leave workload out"]),
+        (["on_empty=drop"], ["on_empty=drop", "workload.on_empty"]),
         (["trace.depth=3"], ["depth"]),
     ],
 )

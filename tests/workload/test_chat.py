@@ -97,6 +97,19 @@ def test_prompts_give_lengths_and_texts_from_the_held_out_rows(prompts: Path) ->
         replace(config, requests=21).load(0)
 
 
+def test_prompts_of_zero_tokens_are_left_out_if_asked(prompts: Path) -> None:
+    prompts.write_text(prompts.read_text().replace("text 90,91,", "text 90,0,"))
+    config = WorkloadConfig(**{**CHAT, "requests": 19}, prompts=str(prompts))
+    with pytest.raises(TraceError, match=r"row 92.*on_empty"):
+        config.load(0)
+    assert 90 not in replace(config, on_empty="drop").load(0).output_tokens - 1
+    assert 1 in replace(config, on_empty="one", requests=20).load(0).output_tokens
+    with pytest.raises(SpecError, match="sort are for files"):
+        replace(config, sort=True).check()
+    with pytest.raises(SpecError, match=r"workload.prompts=absent.csv: no such file"):
+        replace(config, prompts="absent.csv").check()
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
