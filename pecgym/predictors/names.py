@@ -75,10 +75,12 @@ def training_overlap(trace: Trace, predictor: Predictor) -> str | None:
     """A note where requests of the trace are among those that the predictor was trained on; None where none are."""
     notes = []
     for part in saved_parts(predictor):
-        share = part.manifest.fingerprint.overlap(trace)
+        fingerprint = part.manifest.fingerprint
+        share = fingerprint.overlap(trace)
         if share > 0:
+            what = "the prompts of " if fingerprint.of == "prompts" else ""
             notes.append(
-                f"predictor {part.name} was trained on about {share:.0%} of these requests (the first "
+                f"predictor {part.name} was trained on {what}about {share:.0%} of these requests (the first "
                 f"{part.manifest.trained_on:,} of {part.manifest.source}); on new ones it would be less accurate"
             )
     return "; ".join(notes) or None

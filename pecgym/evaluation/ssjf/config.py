@@ -158,7 +158,7 @@ class SsjfConfig:
         conversation = self.conversation
         return replace(
             self,
-            targets=replace(self.targets, runs=2, steady_jobs=200, loads=_ends(self.targets.loads)),
+            targets=replace(self.targets, runs=2, steady_jobs=200),
             of_policies=replace(self.of_policies, runs=2, jobs=100),
             conversation=replace(conversation, sigmas=_ends(conversation.sigmas), loads=conversation.loads[-1:]),
             theory=replace(self.theory, runs=2, jobs=500, loads=_ends(self.theory.loads)),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from pecgym.evaluation.infermax.page_text import percent
 from pecgym.evaluation.plan import EvaluationPlan
 from pecgym.evaluation.ssjf.changes import Value, mean_value, relative_change
 from pecgym.evaluation.ssjf.closed_forms import NAMES, Line
@@ -55,8 +56,22 @@ def conversation_section(cases: Sequence[Found], plan: EvaluationPlan, link: str
         quality=_quality(next(iter(settings.values()))),
         tables="\n\n".join(f"{heading}:\n\n{_gains(settings, key)}" for heading, key in GAINS),
         others=_others(settings),
-        meaning=say_if(is_shipped, "conversation_meaning"),
+        meaning=say_if(is_shipped, "conversation_meaning", **_numbers(cases)),
     )
+
+
+def _numbers(cases: Sequence[Found]) -> dict[str, str]:
+    """Changes against FIFO for sentences: of the mean with the last predictor, as slots_64_load_095_spjf, of the truth
+    as ..._sjf, with every other predictor as ..._spjf_PREDICTOR by its number; `..._p99` and `..._ttft_p99`."""
+    found = {}
+    for each in by_title(cases).values():
+        case = each[0].case.key.replace("-", "_").replace(".", "")
+        for suffix, metric in (("", "jct_mean_s"), ("_p99", "jct_p99_s"), ("_ttft_p99", "ttft_p99_s")):
+            for policy in each[-1].rows:
+                found[f"{case}_{policy}{suffix}"] = percent(gain(each[-1], policy, metric).value)
+            for number, of in enumerate(each):
+                found[f"{case}_spjf_{number}{suffix}"] = percent(gain(of, "spjf", metric).value)
+    return found
 
 
 def _fifo(found: Found) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ def targets_section(cases: Sequence[Found], link: str, is_shipped: bool) -> str:
     guard = GUARDED in cases[0].rows
     drains = [found for found in cases if not found.case.key.startswith("steady")]
     claimed = claims()
+    numbers = _numbers(cases)
     return say(
         "targets",
         runs=len(cases[0].case.cells),
@@ -37,7 +38,9 @@ def targets_section(cases: Sequence[Found], link: str, is_shipped: bool) -> str:
         accuracy=_accuracy(cases),
         link=link,
         table=_table(cases),
-        guard=say("guard", table=_guard(cases)) if guard else "",
+        guard=say("guard", table=_guard(cases), meaning=say_if(is_shipped, "guard_meaning", **numbers))
+        if guard
+        else "",
         claims=say(
             "claims",
             jct=f"{-claimed['jct'][1]:.1%} to {-claimed['jct'][0]:.1%}",
@@ -45,9 +48,40 @@ def targets_section(cases: Sequence[Found], link: str, is_shipped: bool) -> str:
             gains=_range(drains, MEASURES[1]),
             quarter=_range(drains, MEASURES[2]),
             full=_range(drains, MEASURES[3]),
+            meaning=say_if(is_shipped, "claims_meaning", **numbers),
         ),
-        meaning=say_if(is_shipped, "targets_meaning"),
+        meaning=say_if(is_shipped, "targets_meaning", **numbers, **_apart(cases)),
     )
+
+
+def _numbers(cases: Sequence[Found]) -> dict[str, str]:
+    """Every figure of the table for sentences, as case_measure: `steady_095_p99`; with the guard `..._guarded`."""
+    found = {}
+    for each in cases:
+        case = each.case.key.replace("-", "_").replace(".", "")
+        for measure in MEASURES:
+            found[f"{case}_{measure.key}"] = _plain(each, measure, measure.policy)
+            if GUARDED in each.rows:
+                found[f"{case}_{measure.key}_guarded"] = _plain(each, measure, GUARDED)
+    return found
+
+
+def _plain(found: Found, measure: Measure, policy: str) -> str:
+    return measure.show(change(found, policy, measure.metric).value, 2 if measure.is_ratio else 0)
+
+
+def _apart(cases: Sequence[Found]) -> dict[str, str]:
+    """How far the mean completion times are from those of the re-implementation at most, in points, by kind of case."""
+    most: dict[str, float] = {}
+    for found in cases:
+        kind = {"static": "static", "steady": "steady"}.get(found.case.key.partition("-")[0], "drain")
+        for measure in MEASURES[:2]:
+            wanted = target(found.case.key, measure.key)
+            if wanted is not None:
+                away = abs(change(found, measure.policy, measure.metric).value - wanted)
+                key = f"{kind}_{measure.policy}_apart"
+                most[key] = max(most.get(key, 0.0), away)
+    return {key: f"{100 * away:.1f}" for key, away in most.items()}
 
 
 def _range(cases: Sequence[Found], measure: Measure) -> str:
@@ -105,8 +139,18 @@ def policies_section(cases: Sequence[Found], is_shipped: bool) -> str:
         predictor=first.case.predictor,
         accuracy=_accuracy(cases),
         tables="\n\n".join(parts),
-        meaning=say_if(is_shipped, "policies_meaning"),
+        meaning=say_if(is_shipped, "policies_meaning", **_of_policies(cases)),
     )
+
+
+def _of_policies(cases: Sequence[Found]) -> dict[str, str]:
+    """Changes against FIFO for sentences, as batching_arrivals_policy: of the mean; `..._p99` and `..._ttft`."""
+    return {
+        f"{found.case.key.replace('-', '_')}_{policy}{suffix}": f"{change(found, policy, metric).value:+.0%}"
+        for found in cases
+        for policy in found.rows
+        for suffix, metric in (("", "jct_mean_s"), ("_p99", "jct_p99_s"), ("_ttft", "ttft_mean_s"))
+    }
 
 
 def _number(value: float) -> str:
