@@ -150,8 +150,8 @@ class Simulator:
         load, global_order, order, reads_lengths, rules: as of pecgym.policies.Policy. topology: None: one node and free
         links. group_costs: needed for longs. policy_stream: the policy's own random numbers. record: whether the
         timeline is kept. tail_s, slo_ttft_s: targets of shorts' wait and TTFT, by which `state.sums` counts
-        (integrals.py). ask_batches: who joins a batch and who is evicted are decisions too, which come back to the caller
-        (batch_decisions.py). plan_batches: whole batches are (planned_batches.py)."""
+        (integrals.py). ask_batches: who joins a batch and who is evicted are decisions too, which come back to the
+        caller (batch_decisions.py). plan_batches: whole batches are (planned_batches.py)."""
         if n_replicas < 1:
             raise EngineError(f"a cluster needs at least 1 replica, got {n_replicas}")
         for key, value, values in (("load", load, LOADS), ("global_order", global_order, GLOBAL_ORDERS)):
