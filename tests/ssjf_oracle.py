@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,9 +79,9 @@ def length(job: Job, rules: Rules) -> int:
 
 
 def entered(jobs: Sequence[Job], rules: Rules) -> list[int]:
-    """When each job joins the queue: on arrival, or once its length is predicted, if predictions are read."""
-
-    return [job.arrival_ps + (job.prediction_ps if rules.predicted else 0) for job in jobs]
+    """When each job joins the queue: on arrival, or once its length is predicted, if the order reads predictions."""
+    pays = rules.predicted and rules.order != "fcfs"
+    return [job.arrival_ps + (job.prediction_ps if pays else 0) for job in jobs]
 
 
 def generated(state: State, prompt_iterations: int) -> int:
@@ -106,10 +107,10 @@ def rank(state: State, rules: Rules, now: int, waiting: int, slots: int, prompt_
         case "skip_predict":
             return (0, 0, *tie_break) if tokens <= rules.threshold else (1, remaining, *tie_break)
         case "tie":
-            beta = min(max(0.1 * waiting / slots, 0.1), 0.5)
+            beta = min(max(Fraction(waiting, 10 * slots), Fraction(1, 10)), Fraction(1, 2))  # exact, for ties
             tail = job.tail if rules.predicted else job.output
             wait_s = (now - job.arrival_ps) / S
-            return ((tokens + beta * tail) * 0.9 ** (wait_s / 30), *tie_break)
+            return (float(tokens + beta * tail) * 0.9 ** (wait_s / 30), *tie_break)
     raise ValueError(rules.order)
 
 
