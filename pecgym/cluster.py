@@ -240,8 +240,10 @@ class Cluster:
 
     @cached_property
     def _accuracy(self) -> Accuracy | None:
-        """How good the predictions are that the orders read; None if they read none."""
-        if self.order.lengths == "exact" or self.trace.predicted_tokens is None:
+        """How good the predictions are that are read; None if nobody reads any."""
+        readers = self.simulator.readers
+        is_read = readers.of_shorts or (readers.of_longs and bool(self.trace.is_long.any()))
+        if self.order.lengths == "exact" or self.trace.predicted_tokens is None or not is_read:
             return None
         return accuracy(self.trace.predicted_tokens, self.trace.output_tokens)
 
@@ -257,7 +259,7 @@ class Cluster:
 
     @property
     def _predictor_name(self) -> str | None:
-        """Whose predictions the orders read."""
+        """Whose predictions are read."""
         return None if self._accuracy is None else self.trace.predictor or "column predicted_tokens"
 
     def _agent_note(self) -> str | None:
@@ -289,6 +291,7 @@ class Cluster:
             engine = engine.with_changes(queue_order=policy.queue_order)
         if policy.preemptive is not None:
             engine = engine.with_changes(preemptive=policy.preemptive)
+        setup["reads_lengths"] = policy.reads_lengths
         setup |= {"choose": policy.choose, "start": policy.start_rule, "pool": policy.pool}
         setup |= {"load": policy.load, "global_order": policy.global_order, "tail_s": policy.tail_s}
         return Simulator(self.n_replicas, self.kernels, engine, **(setup | changes))

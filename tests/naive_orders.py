@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 from pecgym.costs.strategies import STRATEGIES
+from pecgym.engine.orders import Readers
 from pecgym.workload import Trace
 
 DYNAMIC = ("ssjf", "ltr", "tie", "bins")
@@ -21,9 +22,9 @@ class Orders:
 
     def columns(self: Any, trace: Trace) -> tuple[Any, Any, Any]:
         """What orders may read of the requests: lengths, tails, and the time that predictions take."""
-        columns: tuple[Any, Any, Any] = self.order.columns(
-            trace, (self.settings.queue_order, self.global_order), self.rules.long_order
-        )
+        orders = (self.settings.queue_order, self.global_order)
+        readers = Readers.of(orders, self.rules.long_order, self.rules.backfill)
+        columns: tuple[Any, Any, Any] = self.order.columns(trace, readers)
         return columns
 
     def order_key(self: Any, request: Any, order: str, steps_run: int = 0) -> int:

@@ -41,12 +41,31 @@ _LONGEST_TOKENS = 2**24
 
 
 @dataclass(frozen=True)
+class Readers:
+    """Whose output lengths are read, by the orders of their queues or by something else, and whether tails are."""
+
+    of_shorts: bool
+    of_longs: bool
+    of_tails: bool
+
+    @staticmethod
+    def of(orders: Sequence[str], long_order: str, by_others: bool) -> Readers:
+        """orders, long_order: of the queues of shorts, and of longs. by_others: whether anything else reads lengths."""
+        return Readers(
+            by_others or any(order != "fcfs" for order in orders),
+            by_others or long_order not in ("fcfs", "shortest"),
+            "tie" in (*orders, long_order),
+        )
+
+
+@dataclass(frozen=True)
 class OrderRules:
     """Which lengths the orders read, and the parameters of those that have some. docs/policies.md lists the orders.
 
     Attributes:
         lengths: the "exact" output lengths, an oracle, or the "predicted" ones of the workload (workload.predictor),
-            which are known `prediction_s` after a request arrives: only then does it join a queue.
+            which are known `prediction_s` after a request arrives: only then does it join a queue, if its order, or
+            anything else, reads them.
         guard_wait_s: ssjf: when who waits longest has waited for more than this, the order is that of arrival (SSJF,
             arXiv:2404.08509: 100 s); .inf: never.
         guard_services: or for more than so many times the time that it would take alone (10); .inf: never.
@@ -129,12 +148,11 @@ class OrderRules:
             record[f"{key}_permille"] = permille(getattr(self, key))
         record.tie_unit_ps = self.tie_unit_ps
 
-    def columns(self, trace: Trace, orders: Sequence[str], long_order: str) -> tuple[Any, Any, Any]:
-        """What orders may read of a trace, each int64[n]: the output lengths, the means of the worst tenth of what was
-        predicted (the length itself if it is known), and the time that the prediction takes, picoseconds.
+    def columns(self, trace: Trace, readers: Readers) -> tuple[Any, Any, Any]:
+        """What may be read of a trace, each int64[n]: the output lengths, the means of the worst tenth of what was
+        predicted (the length itself if it is known), and the time that the prediction takes, picoseconds, for which
+        only those wait whose lengths somebody reads.
 
-        orders, long_order: of the queues of shorts, and of longs. Who waits in order of arrival needs no prediction,
-        and does not wait for it; if nobody needs one, something else must read them, and all wait.
         A prediction counts as 2^24 tokens at most, as no time overflows by it.
         Raises EngineError for a trace without predictions where these are read, or without what an order reads.
         """
@@ -147,15 +165,13 @@ class OrderRules:
                 "workload.predictor (docs/predictors.md), a column predicted_tokens, or order.lengths=exact"
             )
         tails = trace.predicted_tail_tokens
-        if tails is None and "tie" in (*orders, long_order):
+        if tails is None and readers.of_tails:
             raise EngineError(
                 f"trace {trace.name!r} has no column predicted_tail_tokens, the mean of the worst tenth of what was "
                 "predicted, which the order tie reads: use a workload.predictor, or another order"
             )
         takes = none if trace.prediction_s is None else seconds_to_ps(trace.prediction_s)
-        of_shorts, of_longs = any(order != "fcfs" for order in orders), long_order not in ("fcfs", "shortest")
-        if of_shorts or of_longs:
-            takes = np.where(trace.is_long, takes * of_longs, takes * of_shorts)
+        takes = np.where(trace.is_long, takes * readers.of_longs, takes * readers.of_shorts)
         means = np.minimum(trace.predicted_tokens, _LONGEST_TOKENS)
         return means, none if tails is None else np.minimum(tails, _LONGEST_TOKENS), takes
 

@@ -26,7 +26,7 @@ from pecgym.engine.entry import (
     compiled_users,
 )
 from pecgym.engine.long_rules import LongRules, Topology
-from pecgym.engine.orders import GLOBAL_ORDERS, OrderRules
+from pecgym.engine.orders import GLOBAL_ORDERS, OrderRules, Readers
 from pecgym.engine.planned_batches import (
     FINE,
     MIXED,
@@ -135,6 +135,7 @@ class Simulator:
         load: str = "queued_tokens",
         global_order: str = "fcfs",
         order: OrderRules | None = None,
+        reads_lengths: bool = False,
         rules: LongRules | None = None,
         topology: Topology | None = None,
         group_costs: GroupCosts | None = None,
@@ -146,11 +147,11 @@ class Simulator:
         plan_batches: bool = False,
     ) -> None:
         """`choose`, `start`, `pool`: the policy's functions, to be compiled; None: decisions come back to the caller.
-        load, global_order, order, rules: as in pecgym.policies.Policy. topology: None: one node and free links.
-        group_costs: needed for longs. policy_stream: the policy's own random numbers. record: whether the timeline is
-        kept. tail_s, slo_ttft_s: targets of shorts' wait and TTFT, by which `state.sums` counts (integrals.py).
-        ask_batches: who joins a batch and who is evicted are decisions too, which come back to the caller
-        (batch_decisions.py). plan_batches: whole batches are (planned_batches.py)."""
+        load, global_order, order, reads_lengths, rules: as of pecgym.policies.Policy. topology: None: one node and free
+        links. group_costs: needed for longs. policy_stream: the policy's own random numbers. record: whether the
+        timeline is kept. tail_s, slo_ttft_s: targets of shorts' wait and TTFT, by which `state.sums` counts
+        (integrals.py). ask_batches: who joins a batch and who is evicted are decisions too, which come back to the
+        caller (batch_decisions.py). plan_batches: whole batches are (planned_batches.py)."""
         if n_replicas < 1:
             raise EngineError(f"a cluster needs at least 1 replica, got {n_replicas}")
         for key, value, values in (("load", load, LOADS), ("global_order", global_order, GLOBAL_ORDERS)):
@@ -186,7 +187,8 @@ class Simulator:
         state.settings[0].load = LOADS[load]
         state.settings[0].global_order = GLOBAL_ORDERS[global_order]
         self.order = order = order or OrderRules()
-        self._orders = (settings.queue_order, global_order), rules.long_order
+        by_others = reads_lengths or rules.backfill
+        self.readers = Readers.of((settings.queue_order, global_order), rules.long_order, by_others)
         order.write(state.settings[0])
         if policy_stream is not None:
             state.cluster[0].random_state = policy_stream.integers(2**48)
@@ -571,7 +573,7 @@ class Simulator:
         rows.arrival_ps = seconds_to_ps(trace.arrival_s)
         rows.input_tokens = trace.input_tokens
         rows.output_tokens = trace.output_tokens
-        rows.rank_tokens, rows.tail_tokens, rows.prediction_ps = self.order.columns(trace, *self._orders)
+        rows.rank_tokens, rows.tail_tokens, rows.prediction_ps = self.order.columns(trace, self.readers)
         rows.is_long = trace.is_long
         check_sizes(self, trace)
         if len(rows) and rows.arrival_ps[0] < self._last_arrival_ps:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pecgym.configs import EngineConfig, LongConfig, OrderConfig, ScenarioConfig, WorkloadConfig
 from pecgym.errors import SpecError
 from pecgym.experiment import Experiment
+from pecgym.policies import Policy, load_policy
 from pecgym.strict import from_mapping
 from pecgym.units import HORIZON_S
 from pecgym.workload.splits import SPLITS
@@ -192,6 +193,11 @@ class EnvConfig:
             self.tp,
             self.order,
         )
+
+    def reference_policy(self) -> Policy:
+        """The reference policy, and whether lengths are read beside its orders. Raises SpecError."""
+        policy = load_policy(self.policy)
+        return replace(policy, reads_lengths=policy.reads_lengths or self.oracle_lengths)
 
     def rule_changes(self) -> LongConfig:
         """Changes in the reference policy's rules for longs, with those that the controls need. Raises SpecError."""

@@ -27,7 +27,7 @@ from pecgym.envs.spaces import cluster_action_sizes, cluster_observation_space, 
 from pecgym.envs.unserved import unserved_replica_s
 from pecgym.envs.windows import Window, Windows
 from pecgym.errors import EngineError, SpecError
-from pecgym.policies import Policy, load_policy
+from pecgym.policies import Policy
 from pecgym.units import J_PER_KWH, seconds_to_ps
 
 KINDS = {
@@ -130,7 +130,7 @@ class Copies(ABC):
     # -- setting up -------------------------------------------------------------------------------------------------
 
     def _reference_policy(self) -> Policy:
-        policy = load_policy(self.config.policy)
+        policy = self.config.reference_policy()
         if policy.actor is not None or policy.agent is not None:
             raise SpecError(f"policy {policy.name!r}: the reference policy of an environment must be a compiled one")
         if "roles" in self.config.agent_controls and policy.pool is None:

@@ -15,7 +15,7 @@ from pecgym.envs.core import ClusterCopies, Copies, compiled_cluster_advance, ke
 from pecgym.envs.replica_env import ReplicaCopies
 from pecgym.envs.windows import Window
 from pecgym.errors import SpecError
-from pecgym.policies import Policy, load_policy
+from pecgym.policies import Policy
 from pecgym.policies.agents import CLUSTER_LEVEL, REPLICA_LEVEL, Agent
 from pecgym.random import random_stream
 from pecgym.units import HORIZON_S, seconds_to_ps
@@ -37,7 +37,7 @@ def agent_config(agent: Agent) -> EnvConfig:
 def agent_policy(name: str, agent: Agent) -> Policy:
     """An agent as a policy: its reference policy, with the agent's rules for longs, and the agent in front of it."""
     config = agent_config(agent)
-    reference, changes = load_policy(config.policy), config.rule_changes().changes()
+    reference, changes = config.reference_policy(), config.rule_changes().changes()
     if reference.actor is not None or reference.agent is not None:
         raise SpecError(f"agent {agent.name}: policy={config.policy}: its reference policy must be a compiled one")
     return replace(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from pecgym.engine.long_rules import LongRules
 from pecgym.errors import SpecError
 from pecgym.policies import baselines, by_length, dispatch, pecsched, planner
 from pecgym.policies.agents import is_agent_name, load_agent
@@ -72,5 +71,5 @@ def _from_object(found: Any, name: str) -> Policy:
         found = found()
     if not callable(getattr(found, "act", None)):
         raise SpecError(f"policy {name!r}: must be a pecgym.Policy, or a class with a method act(decision)")
-    rules = getattr(found, "rules", LongRules())
-    return Policy(name=str(getattr(found, "name", name)), load="queued_tokens", actor=found, rules=rules)
+    own = {key: getattr(found, key) for key in ("rules", "order", "reads_lengths") if hasattr(found, key)}
+    return Policy(name=str(getattr(found, "name", name)), load="queued_tokens", actor=found, **own)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
 from pecgym.engine.long_rules import LongRules
-from pecgym.engine.orders import GLOBAL_ORDERS, OrderRules
+from pecgym.engine.orders import GLOBAL_ORDERS, QUEUE_ORDERS, OrderRules
 from pecgym.engine.simulator import LOADS
 from pecgym.errors import SpecError
 from pecgym.policies.agents import Agent
@@ -26,7 +26,8 @@ class PythonPolicy(Protocol):
     """A policy as an ordinary object: it is asked once per short, outside the compiled loop.
 
     It may have a method `start_long(decision)` too, which is asked about the first long (pecgym.policies.view.group);
-    without, longs start when enough replicas are free. Also `rules`, its LongRules, and `pool(decision)`, the number of
+    without, longs start when enough replicas are free. Also `rules`, its LongRules, `order`, its OrderRules, and
+    `reads_lengths`, as of Policy, and `pool(decision)`, the number of
     decode replicas. With `begin(cluster)` it gives the object that is asked in the runs of one cluster, for what it
     must know of that cluster, or remember.
     """
@@ -54,6 +55,7 @@ class Policy:
             "skip_predict" (pecgym.engine.orders).
         queue_order: order in each replica's queue, None: the engine's setting.
         order: which lengths these orders read, and their parameters.
+        reads_lengths: whether its functions read output lengths by themselves (pecgym.policies.view.length_of).
         preemptive: whether a waiting request displaces a running one with a larger key; None: the engine's setting.
         actor: an object with `act(decision)`, asked instead of `choose`; with `choose` too, it must have `start_long`
             or `pool`, and is asked about these.
@@ -74,6 +76,7 @@ class Policy:
     global_order: str = "fcfs"
     queue_order: str | None = None
     order: OrderRules = field(default_factory=OrderRules)
+    reads_lengths: bool = False
     preemptive: bool | None = None
     actor: PythonPolicy | None = None
     tail_s: float | None = None
@@ -86,11 +89,11 @@ class Policy:
         asked = [name for name in ("start_long", "pool") if hasattr(self.actor, name)]
         if (self.choose is None) == (self.actor is None) and not asked:
             raise SpecError(f"policy {self.name!r}: give a function `choose` or an object `actor`, and not both")
-        for key, values in (("load", LOADS), ("global_order", GLOBAL_ORDERS)):
+        orders = (("global_order", [*GLOBAL_ORDERS]), ("queue_order", [*QUEUE_ORDERS, None]))
+        for key, values in (("load", [*LOADS]), *orders):
             if getattr(self, key) not in values:
-                raise SpecError(
-                    f"policy {self.name!r}: {key}={getattr(self, key)!r}; choose one of {', '.join(values)}"
-                )
+                known = ", ".join(filter(None, values))
+                raise SpecError(f"policy {self.name!r}: {key}={getattr(self, key)!r}; choose one of {known}")
 
     @property
     def start_rule(self) -> Callable[[Any, int], int] | None:
@@ -114,26 +117,20 @@ class Policy:
 
     def with_parameters(self, name: str, given: Mapping[str, Any]) -> Policy:
         """The policy under another name with some rules, or parameters of its own, changed. Raises SpecError."""
-        rules, orders = ({f.name for f in fields(kind)} for kind in (LongRules, OrderRules))
-        known = rules | orders | set(_QUEUES)
+        of_longs, in_order = ({f.name for f in fields(kind)} for kind in (LongRules, OrderRules))
+        known = of_longs | in_order | set(_QUEUES)
         own = {key: value for key, value in given.items() if key not in known}
         changes, of_orders, of_queues = (
-            {key: value for key, value in given.items() if key in keys} for keys in (rules, orders, _QUEUES)
+            {key: value for key, value in given.items() if key in keys} for keys in (of_longs, in_order, _QUEUES)
         )
         if own and self.remake is None:
             raise SpecError(f"policy {name!r}: unknown key {', '.join(own)}; the keys are {', '.join(sorted(known))}")
         try:
             made = self.remake(own) if own and self.remake is not None else self
-            return replace(
-                made,
-                name=name,
-                rules=made.rules.with_changes(**changes),
-                order=made.order.with_changes(**of_orders),
-                fixed=frozenset(changes | of_orders),
-                **of_queues,
-            )
+            rules, order = made.rules.with_changes(**changes), made.order.with_changes(**of_orders)
         except SpecError as error:
             raise SpecError(f"policy {name!r}: {error}") from error
+        return replace(made, name=name, rules=rules, order=order, fixed=frozenset(changes | of_orders), **of_queues)
 
     def order_with(self, **changes: Any) -> OrderRules:
         """The parameters of its orders, with some changed. Raises SpecError."""

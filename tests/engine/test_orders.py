@@ -140,6 +140,8 @@ def test_a_prediction_takes_its_time_and_only_those_who_need_it_wait_for_it() ->
     assert delays("fifo") == delays("sjf") == [0.0, 0.0]
     assert delays("spjf") == pytest.approx([0.25, 0.25])
     assert delays("pecsched{long_order:ssjf,lengths:predicted}") == [0.0, 0.0]
+    assert delays("fifo{lengths:predicted}") == [0.0, 0.0]
+    assert delays("fifo{lengths:predicted,backfill:true}") == pytest.approx([0.25, 0.25])
 
 
 def test_predictions_that_are_not_there_are_an_error_that_says_so() -> None:
@@ -180,7 +182,8 @@ def test_orders_are_parameters_of_policies() -> None:
     assert (policy.rules.long_order, policy.order.lengths, policy.order.guard_wait_s) == ("ssjf", "predicted", 50.0)
     with pytest.raises(SpecError, match=r"sets guard_wait_s: leave order.guard_wait_s out"):
         policy.order_with(guard_wait_s=1.0)
-    with pytest.raises(SpecError, match="choose one of"):
-        load_policy("ssjf{global_order:longest}")
+    for key, value in (("global_order", "longest"), ("global_order", "[ssjf]"), ("queue_order", "longest")):
+        with pytest.raises(SpecError, match=rf"^policy 'ssjf{{.*{key}=.*choose one of fcfs"):
+            load_policy(f"ssjf{{{key}:{value}}}")
     with pytest.raises(SpecError, match=r"batching=static"):
         started("multi_bin", trace_of(BUSY))

@@ -90,9 +90,13 @@ def _targets(config: SsjfConfig, plan: EvaluationPlan) -> Iterator[Case]:
     for places in own.slots:
         made = _chat(SLOTS, places, *of, own.jobs, rate_rps=own.rate_rps)
         yield case(f"slots-{places}", f"{drain}, {places} slots", made)
-    for places in own.static:
-        made = _chat(STATIC, places, *of, own.jobs, arrivals="burst")
-        yield case(f"static-{places}", f"static batch {places}, {own.jobs}-job burst", made)
+    for key, what, arrivals in (
+        ("static", drain, {"rate_rps": own.rate_rps}),
+        ("burst", f"{own.jobs} jobs at once", {"arrivals": "burst"}),
+    ):
+        for places in own.static:
+            made = _chat(STATIC, places, *of, own.jobs, **arrivals)
+            yield case(f"{key}-{places}", f"{what}, static batch {places}", made)
     for load in own.loads:
         rate_rps = load * capacity_rps(NONE, 1)
         made = _chat(NONE, 1, *of, own.steady_jobs, rate_rps=rate_rps)

@@ -11,7 +11,7 @@ TARGETS, POLICIES, CONVERSATION, THEORY = PARTS = ("targets", "policies", "conve
 COMPARED = ("fifo", "sjf", "spjf")
 """FIFO, the oracle, and shortest predicted first: in every part."""
 LEARNED = "azure2023_conv"
-"""The shipped predictor that was trained on the embedded conversation hour."""
+"""The shipped predictor, trained on the first 60% of the trace that the embedded conversation hour imitates."""
 
 
 @dataclass
