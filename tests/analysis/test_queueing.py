@@ -9,15 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pecgym.analysis.metrics import jct_s
 from pecgym.analysis.queueing import (
     Jobs,
     fcfs_response_s,
     shortest_first_response_s,
     shortest_remaining_response_s,
 )
+from pecgym.cluster import make_cluster
+from pecgym.engine import load_engine
 from pecgym.errors import SpecError
+from pecgym.evaluation.ssjf.cases import capacity_rps
+from pecgym.evaluation.ssjf.closed_forms import RESPONSES, jobs_of
+from pecgym.predictors import load_predictor, with_predictions
 from pecgym.random import random_stream
-from pecgym.workload import Trace, poisson
+from pecgym.workload import Trace, draw_chat, poisson
 from tests.engine.test_queueing_theory import MEAN_TOKENS, UNIT_PS, assert_mean, responses, serve, steady
 
 LOADS = (0.3, 0.73, 0.95)
@@ -133,3 +139,29 @@ def test_the_simulator_agrees_on_few_sizes_where_many_jobs_are_equal(policy: str
     expected = response_s(Jobs.exact(SIZES, SHARES), LOAD / MEAN) / MEAN
     assert math.isfinite(expected)
     assert_mean(expected, simulated(policy), 0.08)
+
+
+PREDICTOR = "lognormal{sigma:1.0}"
+
+
+def simulated_chat(policy: str, load: float) -> Any:
+    """Mean response times of SSJF's jobs, one at a time, in order of predicted lengths; seconds."""
+    engine = load_engine("one_at_a_time", eviction="swap", swap_gb_per_s=float("inf"))
+
+    def run(seed: int) -> float:
+        trace = draw_chat(20_000, "poisson", load * capacity_rps("none", 1), seed=seed)
+        predicted = with_predictions(trace, load_predictor(PREDICTOR), seed)
+        cluster = make_cluster("llama-3.1-8b", "a100_x1", policy, predicted, engine, profile="ssjf-linear")
+        return float(steady(jct_s(cluster.run())).mean())
+
+    return run
+
+
+@pytest.mark.parametrize(("load", "resolution"), [(0.5, 0.03), (0.8, 0.08)])
+@pytest.mark.parametrize(("policy", "response_s"), [(p, RESPONSES[p]) for p in ("spjf", "sprpt")])
+def test_the_simulator_agrees_on_predicted_sizes(policy: str, response_s: Any, load: float, resolution: float) -> None:
+    jobs, rate_rps = jobs_of(PREDICTOR), load * capacity_rps("none", 1)
+    expected = response_s(jobs, rate_rps)
+    exact = response_s(jobs_of(None), rate_rps)
+    assert exact < (1 - resolution) * expected  # a formula that took predictions for the truth would be noticed
+    assert_mean(expected, simulated_chat(policy, load), resolution)
