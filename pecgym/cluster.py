@@ -242,7 +242,8 @@ class Cluster:
     def _accuracy(self) -> Accuracy | None:
         """How good the predictions are that are read; None if nobody reads any."""
         readers = self.simulator.readers
-        is_read = readers.of_shorts or (readers.of_longs and bool(self.trace.is_long.any()))
+        is_long = self.trace.is_long
+        is_read = bool((is_long & readers.of_longs).any() or (~is_long & readers.of_shorts).any())
         if self.order.lengths == "exact" or self.trace.predicted_tokens is None or not is_read:
             return None
         return accuracy(self.trace.predicted_tokens, self.trace.output_tokens)

@@ -86,6 +86,11 @@ def test_who_reads_no_predictions_does_not_wait_for_them(policy: str) -> None:
     assert run(policy, lone()).ps["start"].tolist() == [10**12, 50 * 10**12]
 
 
+def test_of_nobody_there_is_no_accuracy() -> None:
+    assert run("ssjf", lone()).metrics()["predictor"] == "column predicted_tokens"
+    assert run("ssjf", lone().slice(0, 0)).metrics()["predictor"] is None
+
+
 def test_predictions_are_made_beside_the_work_and_beside_each_other() -> None:
     """Each takes its time from the arrival on, whoever else is predicted or served meanwhile."""
     trace = Trace(
