@@ -115,7 +115,7 @@ class Orders:
         """LTR: who has waited for `starving_steps` goes before the others until it has run for `promoted_steps`."""
         if request.waits_from is None:
             request.waits_from = step
-        if not request.promoted and step - request.waits_from >= self.order.starving_steps:
+        if step - request.waits_from >= self.order.starving_steps:
             request.promoted = self.order.promoted_steps
 
     def tie_key(self: Any, request: Any, waiting: int, places: int) -> int:

@@ -132,7 +132,7 @@ def _promote_if_starving(state: State, slot: int, step: int) -> None:
     request = state.requests[slot]
     if request.waits_from_step == NONE:
         request.waits_from_step = step
-    if request.promoted_steps == 0 and step - request.waits_from_step >= settings.starving_steps:
+    if step - request.waits_from_step >= settings.starving_steps:
         request.promoted_steps = settings.promoted_steps
 
 

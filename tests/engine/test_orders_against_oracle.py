@@ -161,8 +161,6 @@ def compare(kind: str, order: str, seed: int) -> None:
     elif kind == "preemptive":
         share = float(random.choice([0.0, 0.3, 0.8, np.inf]))
         rules = random_rules(random, order, preemptive=True, preempt_share=share, services_ps=one_token_each)
-        if order == "ltr":  # a promotion of several steps, cut short by another, is not renewed by the engine
-            rules = replace(rules, period_steps=1)
         expected = oracle.continuous(jobs, rules, count, prompt_iterations=1, head_displaces=True)
         assert served(jobs, rules, even(count), everywhere=False) == times(expected)
     else:
