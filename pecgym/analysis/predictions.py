@@ -18,7 +18,7 @@ def predictor_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     readers: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}
     for (workload, policy), of_policy in grouped(rows).items():
         for row in of_policy:
-            if row["predictor"] is not None:
+            if row.get("predictor") is not None:  # older results have no such key
                 readers.setdefault((workload, row["predictor"]), {}).setdefault(policy, []).append(row)
     several = len({row["workload"] for row in rows}) > 1
     return [

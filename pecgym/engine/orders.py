@@ -17,7 +17,6 @@ from pecgym.units import HORIZON_S, seconds_to_ps
 from pecgym.workload import Trace
 
 _EVERYWHERE = {
-    "fcfs": layout.ORDER_FCFS,
     "one_bit": layout.ORDER_ONE_BIT,
     "skip_predict": layout.ORDER_SKIP_PREDICT,
     "ssjf": layout.ORDER_SSJF,
@@ -25,8 +24,11 @@ _EVERYWHERE = {
     "tie": layout.ORDER_TIE,
 }
 GLOBAL_ORDERS = {"fcfs": layout.ORDER_FCFS, "shortest": layout.ORDER_SHORTEST} | _EVERYWHERE
-QUEUE_ORDERS = GLOBAL_ORDERS | {
+QUEUE_ORDERS = {
+    "fcfs": layout.ORDER_FCFS,
+    "shortest": layout.ORDER_SHORTEST,
     "shortest_remaining": layout.ORDER_SHORTEST_REMAINING,
+    **_EVERYWHERE,
     "bins": layout.ORDER_BINS,
 }
 LONG_ORDERS = {

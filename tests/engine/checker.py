@@ -181,9 +181,10 @@ class Checker:
         queued = queue_slots(requests, cluster.queue)
         longs = queue_slots(requests, cluster.longs)
         thinking = queue_slots(requests, cluster.thinking)
+        predicting = queue_slots(requests, cluster.predicting)
         served = [group.slot for r, group in enumerate(self.groups) if self.replicas[r].lead == r]
         placed = [slot for groups in self.members for group in groups for slot in group]
-        live = queued + longs + thinking + served + placed + self.pushing
+        live = queued + longs + thinking + predicting + served + placed + self.pushing
         assert_equal(np.sort(free + live), np.arange(len(state.requests)))
         assert (cluster.n_queued, cluster.n_longs) == (len(queued), len(longs))
         assert np.all(requests.is_long[longs + served] == 1)
@@ -279,7 +280,11 @@ class Checker:
             self.check_serving(state, r)
         elif replica.status == GATHERING:
             assert self.case.settings.batching == "static"
-            assert replica.n_decodes == replica.n_prefills == 0 < replica.n_waiting < self.engine.static_size
+            assert replica.n_decodes == replica.n_prefills == 0 < replica.n_waiting
+            if self.case.settings.queue_order == "bins":
+                assert self.requests.key[replica.queue] > 0  # no bin is full
+            else:
+                assert replica.n_waiting < self.engine.static_size
             assert state.event_ps[r] == replica.gathering_until_ps > self.now_ps
         else:
             k = replica.n_iterations
