@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # By a path entry: the package is then found from every folder, also from beside the checkout.
 EDITABLE := --config-settings editable_mode=compat
+TEST_PROCESSES ?= 2
 
 .PHONY: demo test test-slow test-browser lint types bench docs clean
 
@@ -12,7 +13,7 @@ demo: $(VENV)/.base  ## evaluate PecSched, its rivals and ablations on the embed
 	$(BIN)/python scripts/evaluate.py --config-name demo
 
 test: $(VENV)/.dev lint types  ## everything that must hold, in a few minutes
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -m "not slow and not browser" -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.dev  ## the long checks: many random cases, long simulations, mutations
 	$(BIN)/python -m pytest -m slow

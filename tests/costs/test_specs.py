@@ -31,7 +31,9 @@ def written(folder: Path, text: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("folder", "load"), [("gpus", load_gpu), ("models", load_model), ("clusters", load_cluster)], ids=str
+    ("folder", "load"),
+    [("gpus", load_gpu), ("models", load_model), ("clusters", load_cluster)],
+    ids=["gpus", "models", "clusters"],
 )
 def test_every_shipped_spec_loads_under_its_own_name(folder, load):
     names = packaged_names(Path(pecgym.costs.__file__).parent / folder)
